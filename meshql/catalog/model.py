@@ -6,14 +6,32 @@ slaProperties, ...) are spelled as it spells them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
+
+from meshql.catalog.base import AnyValue, Flag, Model, Place
+from meshql.catalog.contract import (
+    AuthoritativeDefinition,
+    CustomProperty,
+    Description,
+    QualityCheck,
+    SlaProperty,
+    Team,
+    TeamMember,
+)
+from meshql.catalog.mistakes import Mistake
+from meshql.catalog.references import unset_variables
+from meshql.catalog.tables import Element, Table
+from meshql.errors import CatalogError, UnknownProductError
 
 __all__ = [
     "Auth",
     "AzureConnection",
     "Catalog",
+    "CatalogFile",
     "Connection",
     "Description",
     "Element",
@@ -21,9 +39,12 @@ __all__ = [
     "GcsConnection",
     "HttpConnection",
     "LocalConnection",
+    "Model",
     "Place",
     "Product",
+    "QualityCheck",
     "S3Connection",
+    "SlaProperty",
     "Table",
     "Team",
     "TeamMember",
@@ -32,23 +53,6 @@ __all__ = [
 Format = Literal["delta", "iceberg", "parquet", "csv", "json"]
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*\.[A-Za-z_][A-Za-z0-9_-]*$"
-
-
-class Model(BaseModel):
-    """A frozen value that knows no keys but its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Place(Model):
-    """Where something stands in the catalog's files: 1-based line and column."""
-
-    file: str
-    line: int
-    column: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
 
 
 # --- who we are -----------------------------------------------------------------------------------
@@ -66,7 +70,9 @@ class S3Keys(Model):
     method: Literal["keys"]
     key_id: SecretStr = Field(description="Access key id, as a reference: ${AWS_ACCESS_KEY_ID}")
     secret: SecretStr = Field(description="Secret access key, as a reference: ${AWS_SECRET_ACCESS_KEY}")
-    session_token: SecretStr | None = Field(None, description="Session token of temporary keys, as a reference")
+    session_token: SecretStr | None = Field(
+        default=None, description="Session token of temporary keys, as a reference"
+    )
 
 
 class S3Env(Model):
@@ -111,11 +117,13 @@ Auth = S3Keys | S3Env | GcsHmac | AzureConnectionString | AzureAccountKey | Anon
 class ConnectionBase(Model):
     """What every connection has. `name` and `place` come from the file, not from keys."""
 
-    name: str = Field("", exclude=True)
-    place: Place | None = Field(None, exclude=True)
-    description: str | None = None
-    insecure: bool = Field(
-        False, description="Allow literal keys in this file: for emulators' well-known keys only"
+    from_file: ClassVar[frozenset[str]] = frozenset({"name", "place"})
+
+    name: str = Field(default="", exclude=True)
+    place: Place | None = Field(default=None, exclude=True)
+    description: str | None = Field(default=None, description="What lies there")
+    insecure: Flag = Field(
+        default=False, description="Allow literal keys in this file: for emulators' well-known keys only"
     )
 
 
@@ -124,7 +132,9 @@ class S3Connection(ConnectionBase):
 
     cloud: Literal["s3"]
     region: str = "us-east-1"
-    endpoint: str | None = Field(None, description="URL of an S3-compatible store: https://minio.example.com:9000")
+    endpoint: str | None = Field(
+        default=None, description="URL of an S3-compatible store: https://minio.example.com:9000"
+    )
     url_style: Literal["vhost", "path"] = "vhost"
     auth: S3Auth
 
@@ -134,7 +144,7 @@ class GcsConnection(ConnectionBase):
 
     cloud: Literal["gcs"]
     region: str | None = None
-    endpoint: str | None = Field(None, description="URL of an emulator or a private endpoint")
+    endpoint: str | None = Field(default=None, description="URL of an emulator or a private endpoint")
     auth: GcsAuth
 
 
@@ -143,13 +153,15 @@ class AzureConnection(ConnectionBase):
 
     cloud: Literal["azure"]
     region: str | None = None
-    account: str | None = Field(None, description="Storage account; a connection string names it itself")
-    endpoint: str | None = Field(None, description="URL of an emulator or a private endpoint")
+    account: str | None = Field(
+        default=None, description="Storage account; a connection string names it itself"
+    )
+    endpoint: str | None = Field(default=None, description="URL of an emulator or a private endpoint")
     auth: AzureAuth
 
 
 class LocalConnection(ConnectionBase):
-    """Files of this machine; relative locations start at the catalog's folder."""
+    """Files of this machine; relative locations start at the folder of the file that declares them."""
 
     cloud: Literal["local"]
 
@@ -165,6 +177,8 @@ Connection = Annotated[
     Field(discriminator="cloud"),
 ]
 
+ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
+
 SCHEMES: dict[str, tuple[str, ...]] = {
     "s3": ("s3",),
     "gcs": ("gs",),
@@ -178,83 +192,34 @@ SCHEMES: dict[str, tuple[str, ...]] = {
 # --- what is in it --------------------------------------------------------------------------------
 
 
-class Description(Model):
-    """ODCS description."""
-
-    purpose: str | None = None
-    usage: str | None = None
-    limitations: str | None = None
-
-
-class TeamMember(Model):
-    """ODCS team member."""
-
-    username: str
-    name: str | None = None
-    role: str | None = None
-    description: str | None = None
-    dateIn: str | None = None
-    dateOut: str | None = None
-
-
-class Team(Model):
-    """ODCS team."""
-
-    name: str | None = None
-    description: str | None = None
-    members: tuple[TeamMember, ...] = ()
-
-
-class Element(Model):
-    """ODCS schema property: a column, or a field inside one."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
-
-    name: str
-    description: str | None = None
-    businessName: str | None = None
-    logicalType: str | None = None
-    physicalType: str | None = None
-    required: bool = False
-    unique: bool = False
-    primaryKey: bool = False
-    primaryKeyPosition: int | None = None
-    classification: str | None = None
-    properties: tuple[Element, ...] = ()
-
-
-class Table(Model):
-    """ODCS schema object: the table that a product is."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
-
-    name: str
-    description: str | None = None
-    physicalName: str | None = None
-    physicalType: str | None = None
-    properties: tuple[Element, ...] = ()
-
-
 class Product(Model):
     """A data product: a name for rows that lie somewhere in some format."""
 
+    from_file: ClassVar[frozenset[str]] = frozenset({"place"})
+
     name: str = Field(pattern=NAME, description="domain.product: what SQL says")
-    place: Place | None = Field(None, exclude=True)
-    connection: str | None = Field(None, description="Name of a connection; none for a plain local path")
+    place: Place | None = Field(default=None, exclude=True)
+    connection: str | None = Field(
+        default=None, description="Name of a connection; none for a plain local path"
+    )
     location: str = Field(min_length=1, description="URI of the table's folder, a file or a glob")
     format: Format
-    options: dict[str, Any] = Field(
+    options: dict[str, AnyValue] = Field(
         default_factory=dict, description="Reader options of csv, json and parquet, as DuckDB names them"
     )
-    status: str | None = None
-    version: str | None = None
+    status: str | None = Field(default=None, description="proposed, draft, active, deprecated or retired")
+    version: str | None = Field(default=None, description="Version of the product: 1.2.0")
     tags: tuple[str, ...] = ()
     description: Description | None = None
     team: Team | None = None
-    table_schema: tuple[Table, ...] = Field((), alias="schema")
-    quality: tuple[dict[str, Any], ...] = ()
-    slaProperties: tuple[dict[str, Any], ...] = ()
-    policy: dict[str, Any] | None = None
+    table_schema: tuple[Table, ...] = Field(default=(), alias="schema")
+    quality: tuple[QualityCheck, ...] = Field(default=(), description="Rules that the rows must keep")
+    slaProperties: tuple[SlaProperty, ...] = Field(default=(), description="What the team promises")
+    customProperties: tuple[CustomProperty, ...] = ()
+    authoritativeDefinitions: tuple[AuthoritativeDefinition, ...] = ()
+    policy: dict[str, AnyValue] | None = Field(
+        default=None, description="Who may read which columns and rows"
+    )
 
     @property
     def domain(self) -> str:
@@ -266,20 +231,27 @@ class Product(Model):
         """The part of the name after the dot."""
         return self.name.partition(".")[2]
 
+    @property
+    def owner(self) -> str | None:
+        """The team's member whose role is owner, else the team; None where the contract names neither."""
+        if self.team is None:
+            return None
+        owners = (m.username for m in self.team.members if (m.role or "").casefold() == "owner")
+        return next(owners, self.team.name)
+
 
 class Catalog(Model):
     """Everything declared: connections by name and products by name."""
 
     root: str
     digest: str = Field(description="sha256 over the files' names and bytes")
-    files: tuple[str, ...] = ()
-    connections: dict[str, Connection] = {}
-    products: dict[str, Product] = {}
+    files: tuple[str, ...] = Field(default=(), description="Names of the files, relative to root")
+    warnings: tuple[Mistake, ...] = ()
+    connections: dict[str, Connection] = Field(default_factory=dict)
+    products: dict[str, Product] = Field(default_factory=dict)
 
     def product(self, name: str) -> Product:
         """Return the product of this name, whatever its case; raises UnknownProductError."""
-        from meshql.errors import UnknownProductError
-
         found = self.products.get(name) or self.find(*name.partition(".")[::2])
         if found is None:
             raise UnknownProductError.from_names(name, self.products)
@@ -289,20 +261,37 @@ class Catalog(Model):
         """Return the product `domain.table`, compared as SQL compares identifiers: without case."""
         return self._folded.get(f"{domain}.{table}".casefold())
 
+    def matching(self, pattern: str) -> list[Product]:
+        """Return the products whose name matches a glob such as `sales.*`, by name and without case."""
+        folded = pattern.casefold()
+        return [p for name, p in sorted(self.products.items()) if fnmatchcase(name.casefold(), folded)]
+
     def connection_of(self, product: Product) -> Connection:
-        """Return the connection that `product` lies on."""
+        """Return the connection that `product` lies on; raises CatalogError while a variable hides it."""
         if product.connection is None:
             return LocalConnection(cloud="local", name="local")
+        if unset := unset_variables(product.connection):
+            message = f"connection of {product.name}: environment variable {unset[0]} is not set"
+            raise CatalogError(message, hint=f"export {unset[0]}=...")
         return self.connections[product.connection]
 
-    @property
+    @cached_property
     def domains(self) -> frozenset[str]:
         """The domains, case folded."""
         return frozenset(name.partition(".")[0] for name in self._folded)
 
-    @property
+    @cached_property
     def _folded(self) -> dict[str, Product]:
-        index = self.__dict__.get("_index")
-        if index is None:
-            index = self.__dict__["_index"] = {n.casefold(): p for n, p in self.products.items()}
-        return index
+        return {name.casefold(): product for name, product in self.products.items()}
+
+
+class CatalogFile(Model):
+    """One file of a catalog."""
+
+    meshql: Literal[1] = Field(description="Version of this file's format")
+    connections: dict[ConnectionName, Connection] | None = Field(
+        default=None, description="Where data lies and who we are there, by name"
+    )
+    products: tuple[Product, ...] | None = Field(
+        default=None, description="What is in it, under the names that SQL says"
+    )

@@ -1,0 +1,192 @@
+"""What must hold between the parts of a catalog, and what its types alone cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import get_args
+
+from pydantic import SecretStr
+
+from meshql.catalog import locations
+from meshql.catalog.allowed import keys_of
+from meshql.catalog.base import Place
+from meshql.catalog.documents import ConnectionEntry, Document, ProductEntry
+from meshql.catalog.mistakes import LONGEST_NAME, did_you_mean, quoted
+from meshql.catalog.model import SCHEMES, Auth, Format
+from meshql.catalog.nodes import Mapping, Scalar
+from meshql.catalog.references import is_only_references, unset_variables
+
+__all__ = ["check_documents"]
+
+RESERVED_DOMAINS = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
+READER_FORMATS = ("parquet", "csv", "json")
+
+SECRET_KEYS = frozenset(
+    key
+    for key, info in keys_of(get_args(Auth)).items()
+    if SecretStr in (info.annotation, *get_args(info.annotation))
+)
+
+
+def check_documents(documents: list[Document]) -> None:
+    """Note what is wrong between and inside the documents; makes local locations absolute."""
+    whole = all(document.source.complete for document in documents)
+    known = _Connections(documents, whole=whole)
+    names: dict[str, Place] = {}
+    for document in documents:
+        for product in document.products():
+            _check_name(product, names)
+            _check_location(product, known)
+            _check_options(product)
+
+
+class _Connections:
+    """The connections of all files, by name."""
+
+    def __init__(self, documents: Iterable[Document], *, whole: bool) -> None:
+        self.whole = whole
+        self.entries: dict[str, ConnectionEntry] = {}
+        self.by_cloud: dict[str, list[str]] = {}
+        places: dict[str, Place] = {}
+        for document in documents:
+            for entry in document.connections():
+                _check_connection(entry)
+                self.add(entry, places)
+
+    def add(self, entry: ConnectionEntry, places: dict[str, Place]) -> None:
+        source = entry.document.source
+        first = places.setdefault(entry.name.casefold(), source.place(entry.at))
+        if first != source.place(entry.at):
+            path = f"connections.{entry.name[:LONGEST_NAME]}"
+            source.refuse(entry.at, path, f"declared twice, first at {first}", "rename one of them")
+            return
+        self.entries[entry.name] = entry
+        self.by_cloud.setdefault(str(entry.data.get("cloud")), []).append(entry.name)
+
+    def cloud_of(self, product: ProductEntry) -> str | None:
+        """Return the cloud that a product lies on; None, after noting the mistake, where that is unknown."""
+        name = product.data.get("connection")
+        if name is None:
+            return "local"
+        if not isinstance(name, str) or unset_variables(name):
+            return None
+        entry = self.entries.get(name)
+        if entry is None:
+            if self.whole:
+                self.refuse_unknown(product, name)
+            return None
+        cloud = entry.data.get("cloud")
+        return cloud if isinstance(cloud, str) and cloud in SCHEMES else None
+
+    def insecure(self, product: ProductEntry) -> bool:
+        """Return whether a product's connection allows literal keys."""
+        entry = self.entries.get(str(product.data.get("connection")))
+        return entry is not None and entry.data.get("insecure") is True
+
+    def refuse_unknown(self, product: ProductEntry, name: str) -> None:
+        hint = did_you_mean(name, self.entries) or "declare it under `connections:`"
+        product.refuse("connection", f"unknown connection `{name[:LONGEST_NAME]}`", hint)
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+def _check_connection(entry: ConnectionEntry) -> None:
+    source, path = entry.document.source, f"connections.{entry.name}"
+    endpoint = entry.data.get("endpoint")
+    insecure = entry.data.get("insecure") is True
+    if isinstance(endpoint, str) and (at := entry.node.entries.get("endpoint")):
+        if not re.match(r"https?://[^/\s]|\$\{", endpoint):
+            source.refuse(at.at, f"{path}.endpoint", "expected a URL", "start it with https:// or http://")
+        elif isinstance(at, Scalar) and locations.holds_secret(at.text) and not insecure:
+            hint = "put it under `auth:`, as a reference"
+            source.refuse(at.at, f"{path}.endpoint", "holds a literal secret", hint)
+    auth = entry.node.entries.get("auth")
+    if isinstance(auth, Mapping):
+        if not insecure:
+            _check_secrets(entry, auth, path)
+        if entry.document.source.complete:
+            _check_account(entry, auth, path)
+
+
+def _check_secrets(entry: ConnectionEntry, auth: Mapping, path: str) -> None:
+    for key in auth.entries.keys() & SECRET_KEYS:
+        node = auth.entries.get(key)
+        if isinstance(node, Scalar) and not is_only_references(node.text) and (node.text or not node.plain):
+            variable = _variable(entry.name, key)
+            hint = f"export {variable}=... and write ${{{variable}}}"
+            entry.document.source.refuse(node.at, f"{path}.auth.{key}", "holds a literal secret", hint)
+
+
+def _variable(*words: str) -> str:
+    name = re.sub(r"\W", "_", "_".join(words))[:LONGEST_NAME].upper()
+    return name if not name[:1].isdigit() else f"_{name}"
+
+
+def _check_account(entry: ConnectionEntry, auth: Mapping, path: str) -> None:
+    method = auth.entries.get("method")
+    if entry.data.get("cloud") != "azure" or not isinstance(method, Scalar) or entry.data.get("account"):
+        return
+    if method.text == "account_key" or (method.text == "anonymous" and not entry.data.get("endpoint")):
+        message = f"missing key `account`: method {method.text} does not tell the storage account"
+        entry.document.source.refuse(entry.node.at, path, message, "add `account:` with its name")
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def _check_name(product: ProductEntry, names: dict[str, Place]) -> None:
+    name = product.data.get("name")
+    node = product.node.entries.get("name")
+    if not isinstance(name, str) or node is None:
+        return
+    domain = name.partition(".")[0]
+    if "." in name and domain.casefold() in RESERVED_DOMAINS:
+        product.refuse("name", f"domain `{domain}` is reserved by DuckDB", f"rename it, e.g. `{domain}_data`")
+    here = product.document.source.place(node.at)
+    first = names.setdefault(name.casefold(), here)
+    if first != here:
+        message = f"product `{name[:LONGEST_NAME]}` is declared twice, first at {first}"
+        product.refuse("name", message, "rename one of them; SQL does not tell upper from lower case")
+
+
+def _check_location(product: ProductEntry, known: _Connections) -> None:
+    cloud = known.cloud_of(product)
+    location = product.data.get("location")
+    if not isinstance(location, str) or not location:
+        return
+    _check_signature(product, known)
+    local = (None, *SCHEMES["local"])
+    if product.data.get("connection") is None and locations.scheme_of(location) not in local:
+        _refuse_unconnected(product, location, known)
+        cloud = None
+    for message, hint in locations.complaints(location, cloud, known.by_cloud):
+        product.refuse("location", message, hint)
+    form = product.data.get("format")
+    if isinstance(form, str) and (found := locations.format_complaint(location, form, cloud)):
+        product.refuse("location", *found)
+    if cloud == "local":
+        product.data["location"] = locations.absolute(location, product.document.folder)
+
+
+def _check_signature(product: ProductEntry, known: _Connections) -> None:
+    node = product.node.entries.get("location")
+    if isinstance(node, Scalar) and locations.holds_secret(node.text) and not known.insecure(product):
+        variable = _variable(str(product.data.get("name")), "url")
+        hint = f"export {variable}=... and write ${{{variable}}}"
+        product.refuse("location", "holds a literal secret", hint)
+
+
+def _refuse_unconnected(product: ProductEntry, location: str, known: _Connections) -> None:
+    scheme = str(locations.scheme_of(location))
+    homes = known.by_cloud.get(locations.cloud_of(scheme) or "", [])
+    hint = f"add `connection:` with {quoted(homes)}" if homes else "declare a connection and name it"
+    product.refuse("location", f"a location on {scheme}:// needs a connection", hint)
+
+
+def _check_options(product: ProductEntry) -> None:
+    form = product.data.get("format")
+    if product.data.get("options") and form in get_args(Format) and form not in READER_FORMATS:
+        hint = f"remove them; they are for {quoted(READER_FORMATS)}"
+        product.refuse("options", f"format {form} has no reader options", hint)

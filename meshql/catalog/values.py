@@ -1,0 +1,88 @@
+"""Nodes to values in dicts, lists and scalars, with the variables of the environment filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Environ
+from typing import Any
+
+from meshql.catalog.allowed import takes_references
+from meshql.catalog.base import Place
+from meshql.catalog.mistakes import Mistake
+from meshql.catalog.nodes import Mapping, Node, Scalar, Sequence, Source, path_text
+from meshql.catalog.references import expand, malformed
+from meshql.catalog.scalars import plain_value
+
+__all__ = ["Values"]
+
+# SQL has ${table} and ${column} of its own: they are no variables of the environment.
+VERBATIM = frozenset({"quality", "transformLogic"})
+
+
+class Values:
+    """Reads the values of one source; `unset` then has the first use of every variable that is not set."""
+
+    def __init__(self, source: Source, environ: Environ[str, str]) -> None:
+        self.source = source
+        self.environ = environ
+        self.path: list[str | int] = []
+        self.verbatim = False
+        self.unset: dict[str, tuple[Place, str]] = {}
+
+    def of(self, node: Node) -> Any:
+        """Return a node's value; None for what was refused before."""
+        if type(node) is Scalar:
+            return self.scalar(node)
+        if type(node) is Mapping:
+            return self.mapping(node)
+        return self.sequence(node) if type(node) is Sequence else None
+
+    def scalar(self, node: Scalar) -> Any:
+        text = node.text
+        if "${" in text and not self.verbatim:
+            return self.expanded(node)
+        return plain_value(text) if node.plain else text
+
+    def mapping(self, node: Mapping) -> dict[str, Any]:
+        path, value = self.path, {}
+        path.append("")
+        for key, child in node.entries.items():
+            path[-1] = key
+            if key in VERBATIM and not self.verbatim:
+                self.verbatim = True
+                value[key] = self.of(child)
+                self.verbatim = False
+            else:
+                value[key] = self.of(child)
+        path.pop()
+        return value
+
+    def sequence(self, node: Sequence) -> list[Any]:
+        path, value = self.path, []
+        path.append(0)
+        for index, child in enumerate(node.items):
+            path[-1] = index
+            value.append(self.of(child))
+        path.pop()
+        return value
+
+    def expanded(self, node: Scalar) -> str:
+        if malformed(node.text):
+            hint = "write ${NAME} or ${NAME:-default}; $${ stands for a literal ${"
+            self.source.refuse(node.at, path_text(self.path), "`${` starts no reference to a variable", hint)
+        elif not takes_references(tuple(self.path)):
+            hint = "references are only for text: write the value out"
+            self.source.refuse(
+                node.at, path_text(self.path), "this cannot be a reference to a variable", hint
+            )
+        text, unset = expand(node.text, self.environ)
+        for name in unset:
+            if name not in self.unset:
+                self.unset[name] = self.source.place(node.at), path_text(self.path)
+        return text
+
+    def warnings(self) -> list[Mistake]:
+        """Return a warning for every variable that is not set, at its first use."""
+        return [
+            Mistake(place, path, f"environment variable {name} is not set", f"export {name}=...", "warning")
+            for name, (place, path) in self.unset.items()
+        ]

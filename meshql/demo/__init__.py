@@ -1,0 +1,3 @@
+"""The demo: three emulated clouds on this machine, with a retail company's data in them."""
+
+from __future__ import annotations

@@ -1,0 +1,100 @@
+"""Delta tables: the log tells the version, the delta extension scans it.
+
+The layout of `_delta_log` is that of the Delta Transaction Protocol:
+https://github.com/delta-io/delta/blob/master/PROTOCOL.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from meshql.catalog.model import Product
+from meshql.errors import CorruptError, LocationError, StorageError
+from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.sql import quote_identifier, quote_literal
+from meshql.storage import Location, Object, Store
+
+__all__ = ["details", "resolve"]
+
+COMMIT = re.compile(r"(\d{20})\.(?:json|checkpoint(?:\.[\w-]+)*\.(?:parquet|json))$")
+
+
+def resolve(product: Product, location: Location, store: Store, last: Snapshot | None) -> Snapshot:
+    """Return the newest version of the table; `last` itself when one listing proves that it still is.
+
+    Raises LocationError where there is no log, CorruptError where its last commit is empty, StorageError
+    once when the version has gone back since `last`.
+    """
+    if last is not None:
+        newer = _commits(store, last.location, int(last.version))
+        if newer and newer[0].etag == last.proof[0] and _version(newer[-1]) == int(last.version):
+            return last
+    root = location.folder
+    commits = _commits(store, root, _checkpoint(store, root))
+    if not commits:
+        raise LocationError(
+            f"{product.name}: no Delta table at {root}",
+            hint="check the product's `location`: it has to be the folder that holds _delta_log",
+        )
+    newest = commits[-1]
+    version = _version(newest)
+    if newest.size == 0:
+        raise CorruptError(
+            f"{product.name}: commit {version} of the Delta log is empty: {root.at(newest.key)}"
+        )
+    if last is not None and version < int(last.version):
+        raise StorageError(
+            f"{product.name}: the Delta log went back from version {last.version} to {version}",
+            hint="if the table was made anew, run the statement again; otherwise commits are missing",
+        )
+    return _snapshot(product, root, newest)
+
+
+def _snapshot(product: Product, root: Location, newest: Object) -> Snapshot:
+    version = str(_version(newest))
+    database = quote_identifier(f"{product.name}@{version}")
+    attach = f"ATTACH IF NOT EXISTS {quote_literal(str(root))} AS {database} (TYPE delta, VERSION {version})"
+    return Snapshot(
+        product=product,
+        location=root,
+        version=version,
+        relation=f"{database}.main.{database}",
+        proof=(newest.etag or newest.modified.isoformat(),),
+        attach=attach,
+        changed_at=newest.modified,
+    )
+
+
+def _commits(store: Store, root: Location, start: int) -> list[Object]:
+    """The commits and checkpoints of the log from version `start` on, in order."""
+    log = f"{root.key}_delta_log/"
+    # A dot sorts behind nothing at all, so the commit `start` itself is in the listing.
+    listed = store.objects(log, after=f"{log}{start:020d}")
+    commits = [o for o in listed if o.key == log + o.name and COMMIT.match(o.name) and _version(o) >= start]
+    return sorted(commits, key=lambda o: (_version(o), o.name.endswith(".json")))
+
+
+def _version(commit: Object) -> int:
+    return int(commit.name[:20])
+
+
+def _checkpoint(store: Store, root: Location) -> int:
+    """The version from which the log has to be listed; 0 for a log with no checkpoint."""
+    hint = store.get(f"{root.key}_delta_log/_last_checkpoint")
+    try:
+        return int(json.loads(hint)["version"]) if hint else 0
+    except (ValueError, TypeError, KeyError):
+        # The protocol makes it a hint only: without it the whole log is listed.
+        return 0
+
+
+def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
+    """Return how much the version holds: rows from the log, bytes from a listing of the table's folder."""
+    root = snapshot.location
+    listed = ask(f"FROM delta_list_files({quote_literal(str(root))}, version => {snapshot.version})")
+    sizes = {root.at(o.key): o.size for o in store.objects(root.key)}
+    known = [sizes.get(row[0]) for row in listed]
+    total = None if None in known else sum(size for size in known if size is not None)
+    rows = None if any(row[1] is None for row in listed) else sum(row[1] for row in listed)
+    return Details(files=len(listed), rows=rows, bytes=total, changed_at=snapshot.changed_at)

@@ -1,0 +1,106 @@
+"""Parquet, CSV and JSON: a file, a folder (hive partitions too) or a glob, as an explicit list of files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from meshql.catalog.model import Product
+from meshql.errors import LocationError
+from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.sql import quote_identifier, quote_literal
+from meshql.storage import Location, Object, Store
+
+__all__ = ["details", "resolve"]
+
+READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
+
+SUFFIXES = {
+    "parquet": re.compile(r"\.(parquet|parq|pq)$", re.IGNORECASE),
+    "csv": re.compile(r"\.(csv|tsv|txt)(\.(gz|zst))?$", re.IGNORECASE),
+    "json": re.compile(r"\.(json|jsonl|ndjson)(\.(gz|zst))?$", re.IGNORECASE),
+}
+
+GLOB = re.compile(r"[*?\[]")
+
+
+def resolve(product: Product, location: Location, store: Store, last: Snapshot | None) -> Snapshot:
+    """Return the files that are there now; `last` itself when they are the same ones.
+
+    In a folder, names that begin with `_` or `.` are passed over, as every reader of such folders does.
+    Raises LocationError where there is no file.
+    """
+    files = _files(product, location, store)
+    if not files:
+        raise LocationError(
+            f"{product.name}: no {product.format} file at {location}",
+            hint="check the product's `location`, and that its files still exist",
+        )
+    proof = tuple(f"{o.key}\0{o.size}\0{o.etag or o.modified.isoformat()}" for o in files)
+    if last is not None and last.proof == proof:
+        return last
+    uris = ", ".join(quote_literal(location.at(o.key)) for o in files)
+    options = "".join(f", {quote_identifier(k)} => {_literal(v)}" for k, v in product.options.items())
+    return Snapshot(
+        product=product,
+        location=location,
+        version=hashlib.sha256("\n".join(proof).encode()).hexdigest()[:12],
+        relation=f"{READERS[product.format]}([{uris}]{options})",
+        proof=proof,
+        changed_at=max(o.modified for o in files),
+        files=len(files),
+        bytes=sum(o.size for o in files),
+    )
+
+
+def _files(product: Product, location: Location, store: Store) -> list[Object]:
+    if GLOB.search(location.key):
+        fixed = location.key[: GLOB.search(location.key).start()]  # type: ignore[union-attr]
+        pattern = _regex(location.key)
+        return [o for o in store.objects(fixed.rpartition("/")[0] + "/") if pattern.fullmatch(o.key)]
+    suffix = SUFFIXES[product.format]
+    if not location.key.endswith("/") and (suffix.search(location.key) or location.scheme.startswith("http")):
+        file = store.head(location.key)
+        if file:
+            return [file]
+    folder = location.folder.key
+    listed = store.objects(folder)
+    return [o for o in listed if suffix.search(o.name) and not re.search(r"(^|/)[_.]", o.key[len(folder) :])]
+
+
+def _regex(glob: str) -> re.Pattern[str]:
+    """DuckDB's globs: `**` crosses folders, `*` and `?` do not, `[...]` is a set."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", glob)
+    meaning = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile(
+        "".join(
+            meaning.get(p) or (p.replace("[!", "[^") if p.startswith("[") else re.escape(p)) for p in parts
+        )
+    )
+
+
+def _literal(value: Any) -> str:
+    """A YAML value as DuckDB writes it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case list() | tuple():
+            return "[" + ", ".join(_literal(v) for v in value) + "]"
+        case dict():
+            return "{" + ", ".join(f"{quote_literal(str(k))}: {_literal(v)}" for k, v in value.items()) + "}"
+        case None:
+            return "NULL"
+    return quote_literal(str(value))
+
+
+def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
+    """Return files and bytes from the listing, and rows from Parquet's footers; CSV and JSON count none."""
+    rows = None
+    if snapshot.product.format == "parquet":
+        keys = (proof.partition("\0")[0] for proof in snapshot.proof)
+        uris = ", ".join(quote_literal(snapshot.location.at(key)) for key in keys)
+        rows = int(ask(f"SELECT sum(num_rows) FROM parquet_file_metadata([{uris}])")[0][0])
+    return Details(files=snapshot.files, rows=rows, bytes=snapshot.bytes, changed_at=snapshot.changed_at)

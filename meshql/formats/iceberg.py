@@ -1,0 +1,149 @@
+"""Iceberg tables: the newest metadata file tells the version, the iceberg extension scans it.
+
+Names of metadata files are those of the Iceberg specification and its common catalogs:
+`00007-<uuid>.metadata.json`, or `v7.metadata.json` with a `version-hint.text` beside it.
+https://iceberg.apache.org/spec/
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from meshql.catalog.model import Product
+from meshql.errors import CorruptError, LocationError
+from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.sql import quote_literal
+from meshql.storage import Location, Object, Store
+
+__all__ = ["details", "resolve"]
+
+METADATA = re.compile(r"v?(\d+)(?:-[\w-]+)?(\.gz)?\.metadata\.json(?:\.gz)?$")
+
+
+def resolve(product: Product, location: Location, store: Store, last: Snapshot | None) -> Snapshot:
+    """Return the newest version of the table; `last` itself when the store proves that it still is.
+
+    The location is the table's folder, or one metadata.json, which then stays the version for good. Raises
+    LocationError where there is no metadata.
+    """
+    if location.key.endswith((".metadata.json", ".metadata.json.gz")):
+        named = store.head(location.key)
+        root = Location(location.scheme, location.bucket, location.key.rpartition("metadata/")[0])
+    else:
+        root = location.folder
+        named = _newest_of(_successors(store, root, last)) if last else None
+        named = named or _hinted(store, root) or _newest_of(store.objects(f"{root.key}metadata/"))
+    if named is None:
+        raise LocationError(
+            f"{product.name}: no Iceberg table at {location}",
+            hint="check the product's `location`: the folder that holds metadata/, or a metadata.json",
+        )
+    if last is not None and last.proof == _proof(named):
+        return last
+    return _snapshot(product, root, named)
+
+
+def _snapshot(product: Product, root: Location, metadata: Object) -> Snapshot:
+    name = metadata.name.removesuffix(".metadata.json").removesuffix(".gz")
+    # Metadata holds absolute paths: a table written as s3:// and read as gs:// has moved.
+    arguments = (
+        f"{quote_literal(str(root).rstrip('/'))}, allow_moved_paths => true, version => {quote_literal(name)}"
+    )
+    arguments += ", version_name_format => '%s%s.metadata.json'"
+    if ".gz." in metadata.name:
+        arguments += ", metadata_compression_codec => 'gzip'"
+    return Snapshot(
+        product=product,
+        location=root,
+        version=name,
+        relation=f"iceberg_scan({arguments})",
+        proof=_proof(metadata),
+        # A manifest that cannot be read aborts the process in iceberg_scan, and raises in iceberg_metadata.
+        preflight=f"SELECT count(*) FROM iceberg_metadata({arguments})",
+        changed_at=metadata.modified,
+    )
+
+
+def _proof(metadata: Object) -> tuple[str, ...]:
+    return (metadata.key, metadata.etag or metadata.modified.isoformat())
+
+
+def _sequence(metadata: Object) -> int:
+    match = METADATA.match(metadata.name)
+    return int(match[1]) if match else -1
+
+
+def _newest_of(objects: list[Object]) -> Object | None:
+    found = [o for o in objects if METADATA.match(o.name)]
+    return max(found, key=lambda o: (_sequence(o), o.modified), default=None)
+
+
+def _successors(store: Store, root: Location, last: Snapshot) -> list[Object]:
+    """The metadata file of `last` and those behind it; one small listing where names are padded."""
+    key = last.proof[0]
+    name = key.rpartition("/")[2]
+    digits = re.match(r"\d+", name)
+    if digits is None:
+        following = f"{root.key}metadata/v{int(last.version.lstrip('v')) + 1}.metadata.json"
+        return [o for o in (store.head(key), store.head(following)) if o]
+    following = f"{int(digits[0]) + 1:0{len(digits[0])}d}"
+    differs = next(i for i, (a, b) in enumerate(zip(digits[0], following, strict=False)) if a != b)
+    shared = following[:differs]
+    return store.objects(f"{root.key}metadata/{shared}", after=f"{root.key}metadata/{shared}")
+
+
+def _hinted(store: Store, root: Location) -> Object | None:
+    """The metadata file that version-hint.text leads to; a hint may lag, so later ones are looked for."""
+    hint = store.get(f"{root.key}metadata/version-hint.text")
+    if not hint:
+        return None
+    said = hint.decode(errors="replace").strip().removeprefix("v")
+    if not said.isdigit():
+        return store.head(f"{root.key}metadata/{said}.metadata.json")
+    version, found = int(said), None
+    while newer := store.head(f"{root.key}metadata/v{version}.metadata.json"):
+        version, found = version + 1, newer
+    return found
+
+
+def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
+    """Return how much the current snapshot holds, by its own summary; no rows with equality deletes."""
+    metadata = _metadata(snapshot, store)
+    current = metadata.get("current-snapshot-id")
+    found = next((s for s in metadata.get("snapshots", ()) if s["snapshot-id"] == current), None)
+    if found is None:
+        return Details(files=0, rows=0, bytes=0, changed_at=_instant(metadata["last-updated-ms"]))
+    summary = found.get("summary", {})
+    records, deleted = _number(summary, "total-records"), _number(summary, "total-position-deletes") or 0
+    exact = records is not None and not _number(summary, "total-equality-deletes")
+    return Details(
+        files=_number(summary, "total-data-files"),
+        rows=records - deleted if exact and records is not None else None,
+        bytes=_number(summary, "total-files-size"),
+        changed_at=_instant(found["timestamp-ms"]),
+    )
+
+
+def _metadata(snapshot: Snapshot, store: Store) -> dict[str, Any]:
+    raw = store.get(snapshot.proof[0])
+    try:
+        content = json.loads(gzip.decompress(raw) if raw and raw[:2] == b"\x1f\x8b" else raw or b"")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CorruptError(
+            f"{snapshot.product.name}: not Iceberg metadata: {snapshot.location.at(snapshot.proof[0])}"
+        )
+    return content
+
+
+def _number(summary: dict[str, str], key: str) -> int | None:
+    return int(summary[key]) if key in summary else None
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)

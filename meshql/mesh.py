@@ -1,0 +1,138 @@
+"""The door: a catalog and an engine, and SQL over its products."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from meshql.catalog.load import load
+from meshql.catalog.locate import find_catalog
+from meshql.catalog.model import Catalog, Product
+from meshql.errors import QueryError
+from meshql.identity.broker import Broker
+from meshql.query.describe import ProductDescription, describe
+from meshql.query.engine import Engine
+from meshql.query.resolve import Resolver
+from meshql.query.session import Parameters, Session
+
+if TYPE_CHECKING:
+    from meshql.query.result import Result
+
+__all__ = ["Mesh", "connect"]
+
+
+def connect(
+    catalog: str | Path | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    receipts: bool = False,
+) -> Mesh:
+    """Open the catalog at a folder or file, or the one that the environment names, for queries.
+
+    No store is contacted before a statement names one of its products. `settings` are DuckDB's, such as
+    `{"memory_limit": "4GB"}`; with `receipts`, every result tells what was read from where. Raises
+    CatalogError, with all mistakes of the catalog at once.
+    """
+    path = Path(catalog) if catalog is not None else find_catalog(None)
+    return Mesh(load(path), settings=settings, receipts=receipts)
+
+
+class Mesh:
+    """SQL over the products of one catalog.
+
+    Threads may share it. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        settings: Mapping[str, str] | None = None,
+        receipts: bool = False,
+    ) -> None:
+        self.catalog = catalog
+        """What is declared."""
+        broker = Broker()
+        self._engine = Engine(broker, settings=settings)
+        self._resolver = Resolver(catalog, self._engine, broker)
+        self._receipts = receipts
+        self._running: set[Session] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        if receipts:
+            self._engine.account()
+
+    def sql(self, text: str, params: Parameters = None, *, timeout: float | None = None) -> Result:
+        """Run one statement and return its rows as they come.
+
+        `params` are bound to `$name` (a mapping) or `?` (a sequence). `timeout` is in seconds. Temporary
+        tables live as long as a session: see `session`. Raises QueryError for SQL that is wrong, StorageError
+        for a product that cannot be read, DeadlineError past the timeout.
+        """
+        session = self.session()
+        try:
+            statements = session.parse(text)
+            if len(statements) != 1:
+                raise QueryError(
+                    f"sql() runs one statement, and this text holds {len(statements)}",
+                    hint="run several through session(): `for s in session.parse(text): session.run(s)`",
+                )
+            return session.run(statements[0], params, timeout=timeout, on_end=lambda: self._forget(session))
+        except BaseException:
+            self._forget(session)
+            raise
+
+    def session(self) -> Session:
+        """Return a session of its own: statements one after the other, with temporary tables and settings."""
+        if self._closed:
+            raise QueryError("the mesh is closed", hint="open one: meshql.connect(...)")
+        session = Session(self.catalog, self._engine, self._resolver, receipts=self._receipts)
+        with self._lock:
+            self._running.add(session)
+        return session
+
+    def products(self, pattern: str = "*") -> list[Product]:
+        """Return the products whose name matches a glob such as `sales.*`, by name."""
+        return self.catalog.matching(pattern)
+
+    def product(self, name: str) -> ProductDescription:
+        """Return what is declared of a product and what lies in its store now; raises UnknownProductError."""
+        product = self.catalog.product(name)
+        return describe(product, self.catalog.connection_of(product), self._resolver, self._engine)
+
+    def explain(self, text: str, params: Parameters = None, *, analyze: bool = False) -> str:
+        """Return DuckDB's plan of a statement; `analyze` runs it and adds what was measured."""
+        with self.sql(f"EXPLAIN {'ANALYZE ' if analyze else ''}{text}", params) as result:
+            return "\n".join(str(row[-1]) for row in result.fetchall())
+
+    def interrupt(self) -> None:
+        """Cancel every running statement; for another thread to call."""
+        with self._lock:
+            running = list(self._running)
+        for session in running:
+            session.interrupt()
+
+    def close(self) -> None:
+        """Cancel what runs and let everything go; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._resolver.close()
+            self._engine.close()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<meshql.Mesh {self.catalog.root}: {len(self.catalog.products)} products>"
+
+    def _forget(self, session: Session) -> None:
+        with self._lock:
+            self._running.discard(session)

@@ -1,0 +1,160 @@
+"""The DuckDB instance of a mesh: secrets, views over snapshots, cursors that see one version of each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import duckdb
+
+from meshql.catalog.model import Connection, Product
+from meshql.formats.snapshot import Snapshot
+from meshql.identity.broker import Broker
+from meshql.identity.secrets import emulator_url, secret_sql
+from meshql.query.extensions import Extensions
+from meshql.sql import quote_identifier, quote_name
+
+__all__ = ["Engine"]
+
+CLOUD_EXTENSIONS = {"s3": ("httpfs",), "gcs": ("httpfs",), "http": ("httpfs",), "azure": ("azure",)}
+FORMAT_EXTENSIONS = {"delta": ("delta",), "iceberg": ("iceberg",)}
+
+CONFIG = {
+    # What is needed comes from wheels: nothing is downloaded behind anybody's back.
+    "autoinstall_known_extensions": "false",
+}
+
+
+class Engine:
+    """One in-memory DuckDB instance; every method may be called from several threads."""
+
+    def __init__(self, broker: Broker, *, settings: Mapping[str, str] | None = None) -> None:
+        self._broker = broker
+        self._connection = duckdb.connect(":memory:", config={**CONFIG, **(settings or {})})
+        self._extensions = Extensions(self._connection)
+        self._lock = threading.Lock()
+        self._product_locks: dict[str, threading.Lock] = {}
+        self._mounted: dict[str, Snapshot] = {}
+        self._secrets: dict[str, str] = {}
+        self._preflighted: set[str] = set()
+        self._in_use = Counter[str]()
+        self._attached: set[str] = set()
+        self._accounting = False
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a cursor of its own for one statement, or one session of statements."""
+        return self._connection.cursor()
+
+    def close(self) -> None:
+        """Close the instance; statements still running are cancelled first."""
+        self._connection.interrupt()
+        self._extensions.close()
+        self._connection.close()
+
+    def load(self, products: Iterable[tuple[Connection, Product]]) -> None:
+        """Load what reading these products, each on its connection, takes."""
+        names = set[str]()
+        for connection, product in products:
+            names.update(FORMAT_EXTENSIONS.get(product.format, ()), CLOUD_EXTENSIONS.get(connection.cloud, ()))
+        self._extensions.load(sorted(names))
+
+    def account(self) -> None:
+        """Keep DuckDB's log of HTTP requests, which receipts are made from."""
+        self._connection.execute("CALL enable_logging('HTTP')")
+        self._accounting = True
+
+    def trust(self, connection: Connection, scope: str) -> None:
+        """Give DuckDB the connection's credentials for URIs that begin with `scope`."""
+        name = f"{connection.name} {scope}"
+        credentials = self._broker.credentials(connection)
+        statement = secret_sql(name, connection, credentials, scope)
+        if statement is None:
+            return
+        emulator = emulator_url(connection, credentials)
+        if emulator:
+            os.environ["AZURITE_BLOB_STORAGE_URL"] = emulator
+        with self._lock:
+            if self._secrets.get(name) != statement:
+                self.cursor().execute(statement)
+                self._secrets[name] = statement
+
+    def mount(self, snapshot: Snapshot, within: duckdb.DuckDBPyConnection | None = None) -> int | None:
+        """Make the product's view show `snapshot`; call it inside `using`.
+
+        `within` is a cursor whose own transaction the view is made in. Returns the id under which DuckDB
+        accounts for the reading that this took, or None when the view was there already.
+        """
+        name = snapshot.product.name
+        if within is None and self._mounted.get(name) is snapshot:
+            return None
+        self._mounted.pop(name, None)
+        cursor = within or self.cursor()
+        self._preflight(snapshot, cursor)
+        if snapshot.attach:
+            self.cursor().execute(snapshot.attach)
+            self._attached.add(snapshot.key)
+        with self._lock:
+            # Two threads that make the same schema at once would conflict.
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(snapshot.product.domain)}")
+        view = quote_name(snapshot.product.domain, snapshot.product.table)
+        cursor.execute(f"CREATE OR REPLACE VIEW {view} AS FROM {snapshot.relation}")
+        if within is None:
+            self._mounted[name] = snapshot
+        row = cursor.execute("SELECT current_connection_id()").fetchone()
+        return int(row[0]) if row else None
+
+    def _preflight(self, snapshot: Snapshot, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Read what would otherwise abort the process when it cannot be read; once for each version."""
+        if snapshot.preflight and snapshot.key not in self._preflighted:
+            cursor.execute(snapshot.preflight).fetchall()
+            self._preflighted.add(snapshot.key)
+
+    @contextmanager
+    def using(self, snapshots: Sequence[Snapshot]) -> Iterator[None]:
+        """Begin to use these snapshots, until `release`; inside, nobody else changes their products' views.
+
+        Statements over other products are not held up.
+        """
+        with self._lock:
+            self._in_use.update(s.key for s in snapshots)
+            names = sorted({s.product.name for s in snapshots})
+            locks = [self._product_locks.setdefault(n, threading.Lock()) for n in names]
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            yield
+
+    def begin(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Open a transaction that sees the views as they are now, whatever is mounted later."""
+        cursor.execute("BEGIN")
+        # A transaction takes its picture of the catalog at its first look, not at BEGIN.
+        cursor.execute("SELECT 1 FROM duckdb_views() LIMIT 0").fetchall()
+
+    def release(self, snapshots: Sequence[Snapshot]) -> None:
+        """End the use of these snapshots; versions that nobody sees any more are let go."""
+        with self._lock:
+            self._in_use.subtract(s.key for s in snapshots)
+            self._in_use += Counter()
+            current = {s.key for s in list(self._mounted.values())}
+            for key in self._attached - current - self._in_use.keys():
+                self.cursor().execute(f"DETACH {quote_identifier(key)}")
+                self._attached.discard(key)
+            if self._accounting and not self._in_use:
+                self.cursor().execute("CALL truncate_duckdb_logs()")
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        """Return all rows of a small statement of meshql's own."""
+        return self.cursor().execute(statement).fetchall()
+
+    def view_sql(self, schema: str, name: str) -> str | None:
+        """Return the SQL of a view that somebody made in this instance, or None."""
+        rows = self.cursor().execute(
+            "SELECT sql FROM duckdb_views() WHERE NOT internal AND view_name = ? AND schema_name = ?",
+            [name, schema or "main"],
+        )
+        row = rows.fetchone()
+        return row[0] if row else None

@@ -1,0 +1,96 @@
+"""What DuckDB and the stores say, turned into errors that name the product and the fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import duckdb
+
+from meshql.catalog.model import Product
+from meshql.errors import (
+    CatalogError,
+    CorruptError,
+    InterruptedQueryError,
+    MeshError,
+    QueryError,
+    StorageError,
+)
+from meshql.formats.snapshot import Snapshot
+from meshql.storage import storage_error
+
+__all__ = ["failure", "mount_failure", "named"]
+
+CORRUPT = re.compile(
+    r"No magic bytes|too small to be a Parquet|Invalid Parquet|Corrupt|corrupt|footer|thrift|Thrift"
+    r"|Snappy decompression|ZSTD|Avro|avro|Malformed JSON|not a valid",
+)
+
+STORAGE = re.compile(
+    r"^(IO|HTTP) Error|HTTP (GET|HEAD|PUT|POST) error|\(HTTP \d{3}|Could not connect|Timeout was reached"
+    r"|DeltaKernel|Kernel error|AzureBlobStorageFileSystem|No files found that match",
+)
+
+
+def named(error: MeshError, product: Product) -> MeshError:
+    """Return `error` with the product's name in front, unless it names it already."""
+    if product.name not in error.message:
+        error.message = f"{product.name}: {error.message}"
+        error.args = (error.message,)
+    return error
+
+
+def failure(error: BaseException, snapshots: Sequence[Snapshot]) -> MeshError:
+    """Return the error that `error`, met while reading `snapshots`, amounts to for a user.
+
+    DuckDB's own words are kept where the SQL is at fault. Storage is at fault when a reader says so; the
+    product is then the one whose location the words hold, or the only one there is.
+    """
+    if isinstance(error, MeshError):
+        return named(error, snapshots[0].product) if len(snapshots) == 1 else error
+    text = str(error)
+    if isinstance(error, duckdb.InterruptException) or text == "Query interrupted":
+        return InterruptedQueryError("the query was cancelled")
+    if isinstance(error, UnicodeDecodeError):
+        # DuckDB's words for a file that another version replaced hold raw bytes of it.
+        return _with_product(
+            StorageError("a file changed while it was read", hint="run it again"), "", snapshots
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return QueryError(text, hint="raise memory_limit, or select fewer columns and rows")
+    if CORRUPT.search(text) and not isinstance(error, (duckdb.BinderException, duckdb.ParserException)):
+        return _with_product(CorruptError(_first_line(text)), text, snapshots)
+    if STORAGE.search(text):
+        return _with_product(storage_error(text, _uri(text)), text, snapshots)
+    return QueryError(text.rstrip())
+
+
+def mount_failure(error: BaseException, snapshot: Snapshot) -> MeshError:
+    """Return the error that `error`, met while a product's view was made, amounts to.
+
+    No SQL of the user's runs then: it is the product's files, or its reader options, that are wrong.
+    """
+    found = failure(error, [snapshot])
+    if not isinstance(found, QueryError) or isinstance(error, duckdb.OutOfMemoryException):
+        return found
+    words = _first_line(str(error))
+    if isinstance(error, duckdb.BinderException):
+        candidates = re.search(r"Candidates:\s*(.+)", str(error))
+        hint = f"options that DuckDB's reader takes: {candidates[1]}" if candidates else None
+        return named(CatalogError(words, hint=hint), snapshot.product)
+    return named(CorruptError(words), snapshot.product)
+
+
+def _with_product(error: StorageError, text: str, snapshots: Sequence[Snapshot]) -> MeshError:
+    at_fault = [s for s in snapshots if str(s.location).rstrip("/") in text]
+    at_fault = at_fault or (list(snapshots) if len(snapshots) == 1 else [])
+    return named(error, at_fault[0].product) if at_fault else error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _uri(text: str) -> str:
+    found = re.search(r"[\"']((?:s3|gs|az|https?|/)[^\"']*)[\"']", text)
+    return found[1] if found else _first_line(text)

@@ -1,0 +1,174 @@
+"""Names of a statement turned into snapshots: all products at once, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import duckdb
+
+from meshql.catalog.model import Catalog, Product
+from meshql.catalog.references import unset_variables
+from meshql.errors import CatalogError, MeshError
+from meshql.formats.registry import reader
+from meshql.formats.snapshot import Details, Snapshot
+from meshql.identity.broker import Broker
+from meshql.query.engine import Engine
+from meshql.query.failure import failure, mount_failure, named
+from meshql.sql import Statement, TableName, parse
+from meshql.storage import Location, Store, open_store
+
+__all__ = ["Resolution", "Resolver"]
+
+DEFAULT_DATABASE = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The snapshots of a statement, and the errors of products that could not be had."""
+
+    snapshots: tuple[Snapshot, ...]
+    failures: dict[str, MeshError] = field(default_factory=dict)
+    watched: tuple[int, ...] = ()
+
+    def raise_first(self) -> None:
+        """Raise the error of the first product that failed, if any did; it says how many others did too."""
+        for error in self.failures.values():
+            others = len(self.failures) - 1
+            if others:
+                error.message += f" (and {others} other product{'s' if others > 1 else ''} failed)"
+            raise error
+
+
+class Resolver:
+    """Finds snapshots, and remembers the last one of each product to prove it unchanged."""
+
+    def __init__(self, catalog: Catalog, engine: Engine, broker: Broker) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._broker = broker
+        self._stores: dict[tuple[str, str], Store] = {}
+        self._last: dict[str, Snapshot] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="meshql-resolve")
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def products(self, statement: Statement) -> list[Product]:
+        """Return the products that `statement` names, itself or through views made in this engine."""
+        found: dict[str, Product] = {}
+        pending, seen = list(statement.names), set[TableName]()
+        while pending:
+            name = pending.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            product = self._product(name)
+            if product:
+                found[product.name] = product
+            elif view := self._engine.view_sql(name.schema, name.table):
+                pending += [n for s in parse(view, self._engine.cursor()) for n in s.names]
+        return list(found.values())
+
+    def _product(self, name: TableName) -> Product | None:
+        if name.database and name.database != DEFAULT_DATABASE:
+            return None
+        return self._catalog.find(name.schema, name.table)
+
+    def resolve(self, products: Iterable[Product]) -> Resolution:
+        """Return the current snapshot of each product; extensions load while the stores answer.
+
+        A product that fails is in `failures`, with an error that names it.
+        """
+        products = list(products)
+        # Loading is submitted first and waits for nobody, so the jobs that wait for it cannot starve it.
+        pairs = [(self._catalog.connection_of(p), p) for p in products]
+        loading = self._pool.submit(self._engine.load, pairs)
+        jobs = {p.name: self._pool.submit(self._resolve, p, loading) for p in products}
+        snapshots, failures = [], dict[str, MeshError]()
+        for name, job in jobs.items():
+            try:
+                snapshots.append(job.result())
+            except MeshError as error:
+                failures[name] = error
+        return Resolution(tuple(snapshots), failures)
+
+    def snapshot(self, product: Product) -> Snapshot:
+        """Return the current snapshot of one product; raises an error that names it."""
+        resolution = self.resolve([product])
+        if resolution.failures:
+            raise resolution.failures[product.name]
+        return resolution.snapshots[0]
+
+    def _resolve(self, product: Product, loading: Future[None]) -> Snapshot:
+        last = self._last.get(product.name)
+        try:
+            found = reader(product).resolve(product, self._location(product), self.store(product), last)
+        except MeshError as error:
+            self._last.pop(product.name, None)
+            raise named(error, product) from None
+        self._last[product.name] = found
+        loading.result()
+        self._engine.trust(self._catalog.connection_of(product), str(found.location))
+        return found
+
+    def mount(self, resolution: Resolution, within: duckdb.DuckDBPyConnection | None = None) -> Resolution:
+        """Make the views of the resolution's snapshots, all at once; call it inside the engine's `using`.
+
+        `within` is a cursor whose own transaction the views are made in, one after the other.
+        """
+        jobs = []
+        for snapshot in resolution.snapshots:
+            jobs.append((snapshot, self._pool.submit(self._mount, snapshot, within)))
+            if within is not None:
+                wait([jobs[-1][1]])
+        kept, watched, failures = [], [], dict(resolution.failures)
+        for snapshot, job in jobs:
+            try:
+                watched.append(job.result())
+                kept.append(snapshot)
+            except MeshError as error:
+                failures[snapshot.product.name] = error
+        return Resolution(tuple(kept), failures, tuple(w for w in watched if w is not None))
+
+    def _mount(self, snapshot: Snapshot, within: duckdb.DuckDBPyConnection | None) -> int | None:
+        try:
+            return self._engine.mount(snapshot, within)
+        except Exception as error:
+            self._last.pop(snapshot.product.name, None)
+            raise mount_failure(error, snapshot) from None
+
+    def mount_one(self, snapshot: Snapshot) -> None:
+        """Make the view of one snapshot; raises an error that names its product."""
+        self.mount(Resolution((snapshot,))).raise_first()
+
+    def details(self, snapshot: Snapshot) -> Details:
+        """Return how much a snapshot holds; raises an error that names its product."""
+        product = snapshot.product
+        try:
+            return reader(product).details(snapshot, self.store(product), self._engine.ask)
+        except Exception as error:
+            raise failure(error, [snapshot]) from None
+
+    def store(self, product: Product) -> Store:
+        """Return the store that a product lies in; stores are kept, and their connections with them."""
+        connection, location = self._catalog.connection_of(product), self._location(product)
+        key = (connection.name, location.bucket)
+        with self._lock:
+            if key not in self._stores:
+                credentials = self._broker.credentials(connection)
+                self._stores[key] = open_store(connection, credentials, location)
+            return self._stores[key]
+
+    def _location(self, product: Product) -> Location:
+        missing = unset_variables(product.location)
+        if missing:
+            raise CatalogError(
+                f"{product.name}: its location needs environment variable {missing[0]}, which is not set",
+                hint=f"export {missing[0]}=...",
+            )
+        return Location.parse(product.location)

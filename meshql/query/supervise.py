@@ -1,0 +1,65 @@
+"""Work that can be given up: a deadline and Ctrl-C hold even while a store hangs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from meshql.errors import DeadlineError, InterruptedQueryError, MeshError
+
+__all__ = ["abandoned", "supervise"]
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 1.0
+
+
+class _Work(threading.Thread, Generic[T]):
+    """Runs one function and keeps its outcome."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        super().__init__(name="meshql-work", daemon=True)
+        self._function = function
+        self.done = threading.Event()
+        self.value: T
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self._function()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+
+def supervise(function: Callable[[], T], interrupt: Callable[[], None], *, timeout: float | None = None) -> T:
+    """Run `function` in a thread of its own and return its value.
+
+    On Ctrl-C, or after `timeout` seconds, `interrupt` is called, and InterruptedQueryError or DeadlineError
+    raised. A function that hangs on a store all the same is left behind a second later: `abandoned` is then
+    true of the error, and the process has to be left with os._exit.
+    """
+    work = _Work(function)
+    work.start()
+    error: MeshError
+    try:
+        if work.done.wait(timeout):
+            if work.error is not None:
+                raise work.error
+            return work.value
+        error = DeadlineError(f"not done within {timeout:g} s", hint="raise --timeout, or read less")
+    except KeyboardInterrupt:
+        error = InterruptedQueryError("cancelled")
+    interrupt()
+    if not work.done.wait(GRACE_SECONDS):
+        error.__cause__ = TimeoutError("the store hangs")
+    raise error
+
+
+def abandoned(error: BaseException) -> bool:
+    """Whether `error` left work behind that hangs."""
+    return isinstance(error, (DeadlineError, InterruptedQueryError)) and isinstance(
+        error.__cause__, TimeoutError
+    )

@@ -1,0 +1,3 @@
+"""The interactive shell: typing, commands and what is shown."""
+
+from __future__ import annotations

@@ -1,0 +1,84 @@
+"""The README's screens are what the commands print."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def block(name):
+    """The fenced block behind the comment <!-- name -->."""
+    found = re.search(rf"<!-- {name} -->\n```\w*\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"README.md has no block {name}"
+    return found[1]
+
+
+def comparable(text):
+    """Without what differs from build to build: ids, digests, and how a store's answers were cut up."""
+    text = re.sub(r"iceberg \d{5}-\w{6}", "iceberg #", text)
+    text = re.sub(r"parquet [0-9a-f]{12}", "parquet #", text)
+    return re.sub(r"[\d.]+ [kM]?B in \d+ requests", "bytes", text)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("azurite_program")
+def test_the_demo_prints_what_the_readme_shows(tmp_path):
+    environment = os.environ | {"MESHQL_STATE": str(tmp_path)}
+    environment.pop("AZURITE_BLOB_STORAGE_URL", None)
+    demo = [sys.executable, "-m", "meshql", "demo"]
+    try:
+        done = subprocess.run(demo, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        shown = block("demo").removeprefix("$ meshql demo\n").rstrip()
+        assert comparable(done.stdout).startswith(comparable(shown)), done.stdout
+        assert "three clouds and 8 products are up" in done.stderr
+    finally:
+        down = subprocess.run([*demo, "--down"], env=environment, capture_output=True, text=True, timeout=60)
+    assert down.returncode == 0, down.stderr
+    assert "removed moto" in down.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validate_prints_what_the_readme_shows(tmp_path):
+    (tmp_path / "broken.yaml").write_text(
+        "meshql: 1\nconnections:\n  aws_prod:\n    cloud: s3\n    regoin: eu-west-1\n    auth: {method: env}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "meshql", "validate", "broken.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == block("validate").removeprefix("$ meshql validate broken.yaml\n")
+    assert done.returncode == 2
+
+
+def test_the_catalog_of_the_readme_is_valid(tmp_path, monkeypatch):
+    from meshql.catalog.load import check
+
+    text = re.search(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    (tmp_path / "catalog.yaml").write_text(text)
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        monkeypatch.setenv(name, "set")
+    assert check(tmp_path) == ()
+
+
+def test_the_python_of_the_readme_runs(retail, capsys):
+    program = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    exec(program.replace("catalogs/demo", str(retail.catalog)), {})
+    shown = capsys.readouterr().out
+    assert "revenue" in shown
+    assert "Scanning Files: 2/24" in shown
+
+
+def test_every_command_is_in_the_readme_and_has_help():
+    from meshql.cli import cli
+
+    text = README.read_text(encoding="utf-8")
+    for name, command in cli.commands.items():
+        assert command.help
+        assert re.search(rf"^\| `{name}\b", text, re.MULTILINE), f"{name} is not in the README's table"
