@@ -53,8 +53,6 @@ class Mesh:
         settings: Mapping[str, str] | None = None,
         receipts: bool = False,
     ) -> None:
-        self.catalog = catalog
-        """What is declared."""
         broker = Broker()
         self._engine = Engine(broker, settings=settings)
         self._resolver = Resolver(catalog, self._engine, broker)
@@ -64,6 +62,15 @@ class Mesh:
         self._closed = False
         if receipts:
             self._engine.account()
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is declared."""
+        return self._resolver.catalog
+
+    def reload(self, catalog: Catalog) -> None:
+        """Go on with another catalog; statements that run keep what they see."""
+        self._resolver.adopt(catalog)
 
     def sql(self, text: str, params: Parameters = None, *, timeout: float | None = None) -> Result:
         """Run one statement and return its rows as they come.
@@ -89,7 +96,7 @@ class Mesh:
         """Return a session of its own: statements one after the other, with temporary tables and settings."""
         if self._closed:
             raise QueryError("the mesh is closed", hint="open one: meshql.connect(...)")
-        session = Session(self.catalog, self._engine, self._resolver, receipts=self._receipts)
+        session = Session(self._engine, self._resolver, receipts=self._receipts)
         with self._lock:
             self._running.add(session)
         return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,8 @@ import yaml
 from deltalake import DeltaTable, write_deltalake
 
 import meshql
-from meshql.errors import QueryError, StorageError
+from meshql.catalog.load import load
+from meshql.errors import QueryError, StorageError, UnknownProductError
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +274,37 @@ def test_fifty_million_rows_stream_in_under_500_mb(tmp_path):
 def test_the_package_imports_no_engine():
     program = "import sys, meshql; print([m for m in ('duckdb', 'pyarrow', 'pydantic', 'obstore') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_catalog_that_changes_is_adopted(local, tmp_path):
+    write_deltalake(tmp_path / "one", numbers(1))
+    write_deltalake(tmp_path / "two", numbers(2))
+    mesh = local(t=("one", "delta"), gone=("one", "delta"))
+    assert mesh.sql("SELECT (SELECT count(*) FROM local.t), (SELECT count(*) FROM local.gone)").fetchall() == [(1, 1)]
+    text = (tmp_path / "catalog.yaml").read_text()
+    (tmp_path / "catalog.yaml").write_text(text.replace("/one", "/two").replace("local.gone", "local.new"))
+    mesh.reload(load(tmp_path / "catalog.yaml"))
+    assert mesh.sql("SELECT count(*) FROM local.t").fetchall() == [(2,)]
+    assert mesh.sql("SELECT count(*) FROM local.new").fetchall() == [(2,)]
+    with pytest.raises(UnknownProductError):
+        mesh.sql("SELECT count(*) FROM local.gone")
+
+
+def test_a_temporary_view_over_a_product_follows_it(local, tmp_path):
+    write_deltalake(tmp_path / "delta", numbers(3))
+    mesh = local(t=("delta", "delta"))
+    session = mesh.session()
+    create, count = session.parse("CREATE TEMP VIEW v AS FROM local.t; SELECT count(*) FROM v")
+    session.run(create)
+    assert session.run(count).fetchall() == [(3,)]
+    write_deltalake(tmp_path / "delta", numbers(1), mode="append")
+    assert session.run(count).fetchall() == [(4,)]
+
+
+def test_a_table_made_anew_at_the_same_version_is_another_one(local, tmp_path):
+    write_deltalake(tmp_path / "delta", numbers(3))
+    mesh = local(t=("delta", "delta"))
+    assert mesh.sql("SELECT count(*) FROM local.t").fetchall() == [(3,)]
+    shutil.rmtree(tmp_path / "delta")
+    write_deltalake(tmp_path / "delta", numbers(5))
+    assert mesh.sql("SELECT count(*) FROM local.t").fetchall() == [(5,)]

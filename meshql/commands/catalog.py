@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +123,6 @@ def validate_catalog(path: str | None) -> None:
 
 def print_schema() -> None:
     """Print the JSON schema of catalog files."""
-    from meshql.catalog.schema import json_schema
+    from meshql.catalog.schema import json_schema_text
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json_schema_text().rstrip())

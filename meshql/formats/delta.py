@@ -11,7 +11,7 @@ import re
 
 from meshql.catalog.model import Product
 from meshql.errors import CorruptError, LocationError, StorageError
-from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.formats.snapshot import Ask, Details, Snapshot, snapshot_key
 from meshql.sql import quote_identifier, quote_literal
 from meshql.storage import Location, Object, Store
 
@@ -53,14 +53,15 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
 
 def _snapshot(product: Product, root: Location, newest: Object) -> Snapshot:
     version = str(_version(newest))
-    database = quote_identifier(f"{product.name}@{version}")
+    proof = (newest.etag or newest.modified.isoformat(),)
+    database = quote_identifier(snapshot_key(product, version, root, proof))
     attach = f"ATTACH IF NOT EXISTS {quote_literal(str(root))} AS {database} (TYPE delta, VERSION {version})"
     return Snapshot(
         product=product,
         location=root,
         version=version,
         relation=f"{database}.main.{database}",
-        proof=(newest.etag or newest.modified.isoformat(),),
+        proof=proof,
         attach=attach,
         changed_at=newest.modified,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 from meshql.catalog.model import Product
 from meshql.storage import Location
 
-__all__ = ["Ask", "Details", "Snapshot"]
+__all__ = ["Ask", "Details", "Snapshot", "snapshot_key"]
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Runs a SQL text on the engine that has the snapshot's extensions and secrets, and returns its rows."""
@@ -38,8 +39,8 @@ class Snapshot:
 
     @property
     def key(self) -> str:
-        """A name for this very version, unique in a catalog: `sales.orders@7`."""
-        return f"{self.product.name}@{self.version}"
+        """A name for this very version, which a table made anew at the same version does not share."""
+        return snapshot_key(self.product, self.version, self.location, self.proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,9 @@ class Details:
     rows: int | None
     bytes: int | None
     changed_at: datetime | None
+
+
+def snapshot_key(product: Product, version: str, location: Location, proof: tuple[str, ...]) -> str:
+    """Return the name of one version of one table: `sales.orders@7~3fa29c1e`."""
+    digest = hashlib.sha256("\0".join((str(location), *proof)).encode()).hexdigest()
+    return f"{product.name}@{version}~{digest[:8]}"

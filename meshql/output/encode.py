@@ -14,7 +14,7 @@ import pyarrow
 
 from meshql.errors import QueryError, StorageError
 from meshql.output.files import temporary_folder
-from meshql.output.plain import ARROW, PARQUET, replacement, unique
+from meshql.output.plain import ARROW, PARQUET, replacement, require_lossless, unique
 from meshql.sql import quote_identifier, quote_literal
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Encoder:
         if zone := _time_zone(schema):
             self._connection.execute(f"SET TimeZone = {quote_literal(zone)}")
         self._types = self._imported()
+        for column, declared, imported in zip(columns, types, self._types, strict=True):
+            require_lossless(column, declared, str(imported))
         self._values = [
             _as_declared(f"c{i}", declared, str(imported))
             for i, (declared, imported) in enumerate(zip(types, self._types, strict=True))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from meshql.errors import QueryError
 from meshql.sql import quote_identifier
 
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
 
-__all__ = ["ARROW", "PARQUET", "replaced", "replacement", "unique"]
+__all__ = ["ARROW", "PARQUET", "replacement", "require_lossless", "unique"]
+
+NESTED = frozenset({"list", "array", "struct", "map", "union"})
 
 ARROW = {
+    # DuckDB's Arrow without loss has a type of its own for each of these, which few readers know.
+    "boolean": "BOOLEAN",
+    "JSON": "VARCHAR",
+    "uuid": "VARCHAR",
     "hugeint": "DECIMAL(38,0)",
     "uhugeint": "DECIMAL(38,0)",
     "bignum": "VARCHAR",
     "bit": "VARCHAR",
     "time with time zone": "VARCHAR",
-    "uuid": "VARCHAR",
 }
-"""What Arrow has no type for; UUID has one, which most readers take for bytes."""
+"""What becomes of types that Arrow lacks."""
 
 PARQUET = {
     # DuckDB would write them as DOUBLE, and lose digits.
@@ -34,19 +41,38 @@ PARQUET = {
 """What DuckDB does not write to Parquet as it is."""
 
 
+LOSSY = ("BIT", "TIME WITH TIME ZONE", "UHUGEINT")
+"""What DuckDB's Arrow carries as something else, unless it is told to lose nothing."""
+
+
+def require_lossless(column: str, declared: str, imported: str) -> None:
+    """Raise QueryError when a value of the `declared` type cannot be told from its `imported` one."""
+    for kind in LOSSY:
+        if re.search(rf"\b{kind}\b", declared) and not re.search(rf"\b{kind}\b", imported):
+            raise QueryError(
+                f"column {column}: Arrow has no {kind}",
+                hint='cast it to VARCHAR, or connect with settings={"arrow_lossless_conversion": "true"}',
+            )
+
+
 def replacement(kind: DuckDBPyType, replacing: Mapping[str, str]) -> str | None:
-    """Return the SQL of the type that stands for `kind`, or None when nothing in it is replaced."""
-    sql = replaced(kind, replacing)
-    return None if sql == replaced(kind, {}) else sql
+    """Return the SQL of `kind` with types in it replaced, or None when `replacing` names none of them."""
+    return _replaced(kind, replacing) if _names_any(kind, replacing) else None
 
 
-def replaced(kind: DuckDBPyType, replacing: Mapping[str, str]) -> str:
-    """Return the SQL of a type with the types inside it replaced, by the names in `replacing`."""
-    if kind.id in replacing:
-        return replacing[kind.id]
-    if kind.id not in {"list", "array", "struct", "map", "union"}:
+def _names_any(kind: DuckDBPyType, replacing: Mapping[str, str]) -> bool:
+    if kind.id in replacing or str(kind) in replacing:
+        return True
+    return kind.id in NESTED and any(_names_any(child, replacing) for _, child in _children(kind))
+
+
+def _replaced(kind: DuckDBPyType, replacing: Mapping[str, str]) -> str:
+    for name in (kind.id, str(kind)):
+        if name in replacing:
+            return replacing[name]
+    if kind.id not in NESTED:
         return str(kind)
-    inner = [(name, replaced(child, replacing)) for name, child in _children(kind)]
+    inner = [(name, _replaced(child, replacing)) for name, child in _children(kind)]
     match kind.id:
         case "list":
             return f"{inner[0][1]}[]"

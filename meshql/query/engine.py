@@ -44,6 +44,7 @@ class Engine:
         self._in_use = Counter[str]()
         self._attached: set[str] = set()
         self._accounting = False
+        self.closed = False
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a cursor of its own for one statement, or one session of statements."""
@@ -51,6 +52,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the instance; statements still running are cancelled first."""
+        self.closed = True
         self._connection.interrupt()
         self._extensions.close()
         self._connection.close()
@@ -150,11 +152,10 @@ class Engine:
         """Return all rows of a small statement of meshql's own."""
         return self.cursor().execute(statement).fetchall()
 
-    def view_sql(self, schema: str, name: str) -> str | None:
-        """Return the SQL of a view that somebody made in this instance, or None."""
-        rows = self.cursor().execute(
-            "SELECT sql FROM duckdb_views() WHERE NOT internal AND view_name = ? AND schema_name = ?",
-            [name, schema or "main"],
-        )
-        row = rows.fetchone()
-        return row[0] if row else None
+    def unmount(self, name: str) -> None:
+        """Take the view of a product away; does nothing when there is none."""
+        with self._lock:
+            snapshot = self._mounted.pop(name, None)
+        if snapshot is not None:
+            view = quote_name(snapshot.product.domain, snapshot.product.table)
+            self.cursor().execute(f"DROP VIEW IF EXISTS {view}")

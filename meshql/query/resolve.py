@@ -46,7 +46,7 @@ class Resolver:
     """Finds snapshots, and remembers the last one of each product to prove it unchanged."""
 
     def __init__(self, catalog: Catalog, engine: Engine, broker: Broker) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._engine = engine
         self._broker = broker
         self._stores: dict[tuple[str, str], Store] = {}
@@ -54,12 +54,21 @@ class Resolver:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="meshql-resolve")
 
+    def adopt(self, catalog: Catalog) -> None:
+        """Resolve by this catalog from now on; products that are gone from it are gone from the engine."""
+        gone = self.catalog.products.keys() - catalog.products.keys()
+        with self._lock:
+            self.catalog = catalog
+            self._stores.clear()
+        for name in gone:
+            self._engine.unmount(name)
+
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def products(self, statement: Statement) -> list[Product]:
-        """Return the products that `statement` names, itself or through views made in this engine."""
+    def products(self, statement: Statement, cursor: duckdb.DuckDBPyConnection) -> list[Product]:
+        """Return the products that `statement` names, itself or through views that `cursor` sees."""
         found: dict[str, Product] = {}
         pending, seen = list(statement.names), set[TableName]()
         while pending:
@@ -70,14 +79,14 @@ class Resolver:
             product = self._product(name)
             if product:
                 found[product.name] = product
-            elif view := self._engine.view_sql(name.schema, name.table):
-                pending += [n for s in parse(view, self._engine.cursor()) for n in s.names]
+            elif view := view_sql(cursor, name):
+                pending += [n for s in parse(view, cursor) for n in s.names]
         return list(found.values())
 
     def _product(self, name: TableName) -> Product | None:
         if name.database and name.database != DEFAULT_DATABASE:
             return None
-        return self._catalog.find(name.schema, name.table)
+        return self.catalog.find(name.schema, name.table)
 
     def resolve(self, products: Iterable[Product]) -> Resolution:
         """Return the current snapshot of each product; extensions load while the stores answer.
@@ -86,7 +95,7 @@ class Resolver:
         """
         products = list(products)
         # Loading is submitted first and waits for nobody, so the jobs that wait for it cannot starve it.
-        pairs = [(self._catalog.connection_of(p), p) for p in products]
+        pairs = [(self.catalog.connection_of(p), p) for p in products]
         loading = self._pool.submit(self._engine.load, pairs)
         jobs = {p.name: self._pool.submit(self._resolve, p, loading) for p in products}
         snapshots, failures = [], dict[str, MeshError]()
@@ -106,6 +115,8 @@ class Resolver:
 
     def _resolve(self, product: Product, loading: Future[None]) -> Snapshot:
         last = self._last.get(product.name)
+        if last is not None and last.product != product:
+            last = None
         try:
             found = reader(product).resolve(product, self._location(product), self.store(product), last)
         except MeshError as error:
@@ -113,7 +124,7 @@ class Resolver:
             raise named(error, product) from None
         self._last[product.name] = found
         loading.result()
-        self._engine.trust(self._catalog.connection_of(product), str(found.location))
+        self._engine.trust(self.catalog.connection_of(product), str(found.location))
         return found
 
     def mount(self, resolution: Resolution, within: duckdb.DuckDBPyConnection | None = None) -> Resolution:
@@ -156,7 +167,7 @@ class Resolver:
 
     def store(self, product: Product) -> Store:
         """Return the store that a product lies in; stores are kept, and their connections with them."""
-        connection, location = self._catalog.connection_of(product), self._location(product)
+        connection, location = self.catalog.connection_of(product), self._location(product)
         key = (connection.name, location.bucket)
         with self._lock:
             if key not in self._stores:
@@ -172,3 +183,12 @@ class Resolver:
                 hint=f"export {missing[0]}=...",
             )
         return Location.parse(product.location)
+
+
+def view_sql(cursor: duckdb.DuckDBPyConnection, name: TableName) -> str | None:
+    """Return the SQL of a view that somebody made and `cursor` sees, or None."""
+    row = cursor.execute(
+        "SELECT sql FROM duckdb_views() WHERE NOT internal AND view_name = ? AND schema_name = ?",
+        [name.table, name.schema or "main"],
+    ).fetchone()
+    return row[0] if row else None

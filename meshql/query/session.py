@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from meshql.catalog.model import Catalog
 from meshql.errors import DeadlineError, MeshError, QueryError, UnknownProductError, nearest
 from meshql.formats.snapshot import Snapshot
 from meshql.query.engine import Engine
@@ -21,6 +20,9 @@ from meshql.query.resolve import Resolution, Resolver
 from meshql.query.result import Result
 from meshql.sql import Statement, at_line, parse
 
+if TYPE_CHECKING:
+    import pyarrow
+
 __all__ = ["Parameters", "Session"]
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
@@ -28,18 +30,25 @@ Parameters = Mapping[str, Any] | Sequence[Any] | None
 NO_TABLE = re.compile(r"Table with name \"?([^\"\s]+)\"? does not exist")
 
 
+PROGRESS = (
+    # Without all three, query_progress stays at -1.
+    "SET enable_progress_bar = true",
+    "SET enable_progress_bar_print = false",
+    "SET progress_bar_time = 0",
+)
+
+
 class Session:
     """A cursor of the engine; one statement of it runs at a time, and a new one closes the last result."""
 
-    def __init__(
-        self, catalog: Catalog, engine: Engine, resolver: Resolver, *, receipts: bool = False
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, engine: Engine, resolver: Resolver, *, receipts: bool = False) -> None:
         self._engine = engine
         self._resolver = resolver
         self._receipts = receipts
         self._cursor = engine.cursor()
         self._watched = watch(self._cursor) if receipts else 0
+        for setting in PROGRESS:
+            self._cursor.execute(setting)
         self._result: Result | None = None
         self._in_transaction = False
 
@@ -82,6 +91,14 @@ class Session:
             self._result.prefetch()
         return self._result
 
+    def register(self, name: str, table: pyarrow.Table) -> None:
+        """Let statements of this session read `table` under `name`."""
+        self._cursor.register(name, table)
+
+    def progress(self) -> float:
+        """Return how far the running statement is, in percent; -1 as long as DuckDB does not know."""
+        return float(self._cursor.query_progress())
+
     def interrupt(self) -> None:
         """Cancel the running statement; for another thread to call."""
         self._cursor.interrupt()
@@ -99,7 +116,7 @@ class Session:
     def _pin(self, run: _Run) -> None:
         """Resolve the statement's products and fix their views for its cursor."""
         exact = run.statement.exact
-        products = self._resolver.products(run.statement)
+        products = self._resolver.products(run.statement, self._cursor)
         if not products:
             return
         run.resolution = self._resolver.resolve(products)
@@ -118,9 +135,10 @@ class Session:
     def _end(self, run: _Run, *, ok: bool) -> None:
         """End the statement's transaction; whatever it was, its snapshots are free again."""
         run.deadline.cancel()
-        if run.pinned:
-            self._cursor.execute("COMMIT" if ok else "ROLLBACK")
-        self._engine.release(run.used)
+        if not self._engine.closed:
+            if run.pinned:
+                self._cursor.execute("COMMIT" if ok else "ROLLBACK")
+            self._engine.release(run.used)
         if run.on_end:
             run.on_end()
 
@@ -147,8 +165,8 @@ class Session:
         """The error for a table that is neither a product nor a table of the engine."""
         for name in statement.names:
             if name.table.casefold() == table.casefold() and name.schema:
-                return UnknownProductError.from_names(str(name), self._catalog.products)
-        tables = {p.table: p.name for p in self._catalog.products.values()}
+                return UnknownProductError.from_names(str(name), self._resolver.catalog.products)
+        tables = {p.table: p.name for p in self._resolver.catalog.products.values()}
         close = [tables[t] for t in nearest(table, tables)]
         hint = f"products are named domain.product: did you mean {' or '.join(close)}?" if close else None
         return QueryError(at_line(words, statement.line), hint=hint)
@@ -157,8 +175,8 @@ class Session:
         seconds = time.perf_counter() - run.started
         resolution = run.resolution
         ids = [self._watched, *resolution.watched]
-        reads = read_of(self._cursor, self._engine.cursor(), ids, resolution.snapshots, self._catalog)
-        return Receipt(run.statement.text, self._catalog.digest, reads, rows, seconds)
+        reads = read_of(self._cursor, self._engine.cursor(), ids, resolution.snapshots, self._resolver.catalog)
+        return Receipt(run.statement.text, self._resolver.catalog.digest, reads, rows, seconds)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,7 +13,9 @@ __all__ = ["abandoned", "supervise"]
 
 T = TypeVar("T")
 
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 0.8
+
+TICK_SECONDS = 0.1
 
 
 class _Work(threading.Thread, Generic[T]):
@@ -34,18 +37,24 @@ class _Work(threading.Thread, Generic[T]):
             self.done.set()
 
 
-def supervise(function: Callable[[], T], interrupt: Callable[[], None], *, timeout: float | None = None) -> T:
-    """Run `function` in a thread of its own and return its value.
+def supervise(
+    function: Callable[[], T],
+    interrupt: Callable[[], None],
+    *,
+    timeout: float | None = None,
+    tick: Callable[[], None] | None = None,
+) -> T:
+    """Run `function` in a thread of its own and return its value; `tick` is called ten times a second.
 
     On Ctrl-C, or after `timeout` seconds, `interrupt` is called, and InterruptedQueryError or DeadlineError
     raised. A function that hangs on a store all the same is left behind a second later: `abandoned` is then
-    true of the error, and the process has to be left with os._exit.
+    true of the error. The mesh it used has to be given up, and the process left with os._exit.
     """
     work = _Work(function)
     work.start()
     error: MeshError
     try:
-        if work.done.wait(timeout):
+        if _waited(work.done, timeout, tick):
             if work.error is not None:
                 raise work.error
             return work.value
@@ -56,6 +65,18 @@ def supervise(function: Callable[[], T], interrupt: Callable[[], None], *, timeo
     if not work.done.wait(GRACE_SECONDS):
         error.__cause__ = TimeoutError("the store hangs")
     raise error
+
+
+def _waited(done: threading.Event, timeout: float | None, tick: Callable[[], None] | None) -> bool:
+    """Wait until `done` or the timeout, whichever comes first; whether it was `done`."""
+    if tick is None:
+        return done.wait(timeout)
+    ends = None if timeout is None else time.monotonic() + timeout
+    while not done.wait(TICK_SECONDS):
+        if ends is not None and time.monotonic() >= ends:
+            return False
+        tick()
+    return True
 
 
 def abandoned(error: BaseException) -> bool:

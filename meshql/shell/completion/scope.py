@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meshql.shell.completion.tree import Group, Node, dotted, is_name, split_commas, word_of
+from meshql.shell.completion.tree import Group, Node, dotted, is_cursor, is_name, split_commas, word_of
 
-__all__ = ["NO_CTES", "Ctes", "Star", "Table", "block", "ctes_of", "selected", "tables_of"]
+__all__ = ["NO_CTES", "Ctes", "Star", "Table", "block", "ctes_of", "selected", "tables_of", "within_expression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,11 @@ CLAUSE_WORDS = frozenset(
 
 ENDS_OF_SOURCES = CLAUSE_WORDS - {"tablesample", "sample", "at"}
 
-SOURCE_WORDS = frozenset({"from", "join", "update", "pivot", "unpivot", "pivot_wider", "pivot_longer"})
+LISTS = frozenset({"from", "join"})
+"""Words that several tables may follow."""
+
+SINGLES = frozenset({"update", "pivot", "unpivot", "pivot_wider", "pivot_longer"})
+"""Words that one table follows."""
 
 
 def block(nodes: Sequence[Node], index: int) -> list[Node]:
@@ -109,16 +113,18 @@ def tables_of(nodes: Sequence[Node], ctes: Ctes) -> tuple[Table, ...]:
     found: list[Table] = []
     at = 0
     while at < len(nodes):
-        if word_of(nodes[at]) in SOURCE_WORDS and not _within_expression(nodes, at):
-            tables, at = _sources(nodes, at + 1, ctes)
+        word, at = word_of(nodes[at]), at + 1
+        if word in LISTS and not within_expression(nodes, at - 1):
+            tables, at = _sources(nodes, at, ctes)
             found.extend(tables)
-        else:
-            at += 1
+        elif word in SINGLES and at < len(nodes):
+            tables, at = _source(nodes, at, ctes)
+            found.extend(tables)
     return tuple(found)
 
 
-def _within_expression(nodes: Sequence[Node], at: int) -> bool:
-    """Whether this FROM is that of IS DISTINCT FROM."""
+def within_expression(nodes: Sequence[Node], at: int) -> bool:
+    """Whether the FROM at this index is that of IS DISTINCT FROM."""
     return at > 1 and word_of(nodes[at - 1]) == "distinct" and word_of(nodes[at - 2]) in ("is", "not")
 
 
@@ -176,7 +182,7 @@ def _aliased(table: Table, nodes: Sequence[Node], at: int) -> tuple[list[Table],
 def selected(nodes: Sequence[Node], ctes: Ctes) -> tuple[str | Star, ...]:
     """Return the columns that a query gives, as far as its text names them.
 
-    Expressions without an alias are left out.
+    Expressions without an alias, and the one that is being typed, are left out.
     """
     ctes = ctes_of(nodes, ctes)
     first = block(nodes, _main(nodes))
@@ -184,11 +190,10 @@ def selected(nodes: Sequence[Node], ctes: Ctes) -> tuple[str | Star, ...]:
     tables = tables_of(first, ctes)
     if start is None:
         return (Star(tables),) if tables else ()
-    end = next((i for i in range(start + 1, len(first)) if word_of(first[i]) in CLAUSE_WORDS), len(first))
-    if end < len(first) and _within_expression(first, end):
-        end = len(first)
+    ends = (i for i in range(start + 1, len(first)) if word_of(first[i]) in CLAUSE_WORDS)
+    end = next((i for i in ends if not within_expression(first, i)), len(first))
     items = split_commas(first[start + 1 : end])
-    return tuple(part for item in items for part in _item(item, tables))
+    return tuple(part for item in items if not any(map(is_cursor, item)) for part in _item(item, tables))
 
 
 def _main(nodes: Sequence[Node]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshql.shell.completion.tokens import Token
@@ -13,12 +13,16 @@ CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 QUERY_WORDS = frozenset({"select", "from", "with", "values", "pivot", "unpivot", "table", "describe"})
 
+AFTER_BRACKETS = frozenset("from where group having qualify order limit union except intersect join".split())
+"""Words before which a bracket that is still open is meant to close."""
+
 
 @dataclass(slots=True)
 class Group:
     """What stands between two brackets; at the root, the whole statement. A missing closer ends the text."""
 
     opener: str = ""
+    start: int = -1
     nodes: list[Token | Group] = field(default_factory=list)
 
     @property
@@ -27,27 +31,27 @@ class Group:
         first = word_of(self.nodes[0]) if self.nodes else ""
         return not self.opener or (self.opener == "(" and first in QUERY_WORDS)
 
-    def cursor(self) -> int | None:
-        """The index of the node that holds the cursor, if one does."""
-        for i, node in enumerate(self.nodes):
-            if node.cursor() is not None if isinstance(node, Group) else is_cursor(node):
-                return i
-        return None
-
 
 Node = Token | Group
 
 
-def grow(tokens: Iterable[Token]) -> list[Group]:
+def grow(tokens: Sequence[Token]) -> list[Group]:
     """Return the groups around the cursor's mark, the whole statement first.
 
-    Without a mark, only the statement. Closers that close nothing are left out.
+    Without a mark, only the statement. Closers that close nothing are left out; a bracket that is open after
+    the cursor ends before the next clause: `sum(| FROM t`.
     """
     root = Group()
     path, around = [root], [root]
+    marked = False
+    left_open = _left_open(tokens)
     for token in tokens:
+        if marked and token.word in AFTER_BRACKETS:
+            while len(path) > 1 and path[-1].start in left_open and not path[-1].is_query:
+                path.pop()
+        marked = marked or is_cursor(token)
         if token.value in CLOSERS and token.kind == "operator":
-            group = Group(token.value)
+            group = Group(token.value, token.start)
             path[-1].nodes.append(group)
             path.append(group)
         elif token.value in (")", "]", "}") and token.kind == "operator":
@@ -57,6 +61,19 @@ def grow(tokens: Iterable[Token]) -> list[Group]:
             if is_cursor(token):
                 around = list(path)
     return around
+
+
+def _left_open(tokens: Sequence[Token]) -> frozenset[int]:
+    """Where the brackets begin that nothing closes."""
+    stack: list[Token] = []
+    for token in tokens:
+        if token.kind != "operator":
+            continue
+        if token.value in CLOSERS:
+            stack.append(token)
+        elif stack and token.value == CLOSERS[stack[-1].value]:
+            stack.pop()
+    return frozenset(token.start for token in stack)
 
 
 def _close(path: list[Group], closer: str) -> None:
@@ -110,6 +127,6 @@ def dotted(nodes: Sequence[Node], start: int) -> tuple[tuple[str, ...], int]:
     return tuple(parts), at
 
 
-def find_last(nodes: Sequence[Node], wanted: Callable[[int], bool]) -> int | None:
-    """Return the last index for which `wanted` holds."""
-    return next((i for i in range(len(nodes) - 1, -1, -1) if wanted(i)), None)
+def find_last(nodes: Sequence[Node], word: str) -> int | None:
+    """Return the last index of this word."""
+    return next((i for i in range(len(nodes) - 1, -1, -1) if word_of(nodes[i]) == word), None)

@@ -1,0 +1,58 @@
+"""What was typed, kept for the next session: privately, and without secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prompt_toolkit.history import FileHistory
+
+__all__ = ["PrivateHistory", "holds_secret"]
+
+SECRET = re.compile(
+    r"""
+    \bCREATE\s+(OR\s+REPLACE\s+)?(PERSISTENT\s+|TEMPORARY\s+)?SECRET\b
+    | \b(secret|password|passwd|token|api_?key|account_?key|key_?id|session_token|connection_string)\b
+      \s*(=|:=|=>|:|\s)\s*['"$]?\S
+    | \b(AKIA|ASIA)[0-9A-Z]{16}\b
+    | \bAccountKey=
+    | \bX-Amz-Signature=|[?&]sig=
+    | ://[^/\s:@]+:[^/\s@]+@
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether `text` looks as if it held a secret; a false alarm costs a line of history only."""
+    return bool(SECRET.search(text))
+
+
+class PrivateHistory(FileHistory):
+    """A history file that only its owner can read.
+
+    Lines that hold a secret or start with a space stay out of it, as in a POSIX shell.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+        super().__init__(path)
+
+    def store_string(self, string: str) -> None:
+        """Keep `string`, unless it is private."""
+        if not string.startswith(" ") and not holds_secret(string):
+            super().store_string(string)
+
+    def append_string(self, string: str) -> None:
+        """Add `string` to what the arrow keys bring back, in this session at least."""
+        if not string.startswith(" "):
+            super().append_string(string)
+
+    def matching(self, words: str, most: int) -> Iterable[str]:
+        """Return the last `most` lines that hold `words`, oldest first."""
+        found = [line for line in self.load_history_strings() if words.casefold() in line.casefold()]
+        return reversed(found[:most])
