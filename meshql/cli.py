@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from meshql import __version__
+from meshql.config import FORMATS, Config, load_config
 from meshql.errors import MeshError, UsageError
 
 __all__ = ["cli", "main"]
-
-FORMATS = ("table", "csv", "tsv", "json", "jsonl", "markdown", "vertical", "parquet", "arrow")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -22,7 +23,8 @@ catalog_option = click.option(
     "-C",
     "--catalog",
     metavar="PATH",
-    help="Folder or file of the catalog [default: $MESHQL_CATALOG, ./catalogs, the user's own].",
+    help="Folder or file of the catalog [default: $MESHQL_CATALOG, the configuration, ./catalogs, the "
+    "user's own].",
 )
 
 
@@ -33,18 +35,33 @@ def format_option(*names: str) -> Callable[..., Any]:
     )
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings=CONTEXT, invoke_without_command=True)
 @click.version_option(__version__, prog_name="meshql")
-def cli() -> None:
+@catalog_option
+@click.pass_context
+def cli(context: click.Context, catalog: str | None) -> None:
     """SQL over data products that lie in several clouds.
 
     A catalog of YAML files names Delta, Iceberg and Parquet tables on S3, GCS and Azure; SQL says
-    domain.product and joins them. `meshql demo` shows it on this machine.
+    domain.product and joins them. `meshql demo` shows it on this machine. Without a command, the shell opens.
 
     Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 query failed, 2 usage or catalog,
     3 storage or credentials (worth a retry), 4 timeout, 5 contract failed, 6 budget or policy refused,
     130 interrupted.
     """
+    if context.invoked_subcommand is None:
+        from meshql.commands.shell import open_shell
+
+        open_shell(_config(catalog=catalog))
+
+
+@cli.command()
+@catalog_option
+def shell(catalog: str | None) -> None:
+    """Open the SQL shell; `meshql` alone does so, too."""
+    from meshql.commands.shell import open_shell
+
+    open_shell(_config(catalog=catalog))
 
 
 @cli.command()
@@ -58,28 +75,83 @@ def cli() -> None:
     metavar="NAME=VALUE",
     help="Value of $NAME; numbers are numbers.",
 )
+@click.option("--param-file", metavar="FILE", help="TOML or JSON with values; --param wins.")
 @format_option(*FORMATS)
-@click.option("-o", "--output", metavar="PATH", help="File to write; its suffix tells the format.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    help="File to write; its suffix tells the format. {n} stands for the result's number.",
+)
 @click.option("-n", "--limit", type=click.IntRange(min=0), help="At most this many rows of each result.")
 @click.option("-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for all of it.")
+@click.option(
+    "--keep-going/--stop-on-error",
+    help="Whether statements behind a failed one run; the exit code is that of the first failure. "
+    "[default: --stop-on-error]",
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be read of each product; run nothing.")
+@click.option("--stats", is_flag=True, help="Say on stderr, as a line of JSON, what each statement read.")
+@click.option("--echo", is_flag=True, help="Say each statement on stderr before it runs.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes on stderr; errors only.")
 @catalog_option
-def query(file: str | None, command: str | None, params: tuple[str, ...], **options: Any) -> None:
+def query(
+    file: str | None,
+    command: str | None,
+    params: tuple[str, ...],
+    param_file: str | None,
+    format_: str | None,
+    output: str | None,
+    limit: int | None,
+    timeout: float | None,
+    catalog: str | None,
+    **habits: bool,
+) -> int:
     """Run the SQL of FILE, of stdin (-) or of -c, one statement after the other.
+
+    Between statements, a line may hold a command: .mode .output .once .param .read .print .timer .quit
 
     \b
     meshql query report.sql
     meshql query -c 'SELECT * FROM sales.orders WHERE country = $c' -p c=DE -o orders.csv
     echo 'SELECT 1' | meshql query - --format json
     """
-    from meshql.commands import query as command_query
-
     if (file is None) == (command is None):
         raise UsageError(
             "give the SQL once", hint="meshql query FILE.sql, meshql query -, or meshql query -c SQL"
         )
-    text = command if command is not None else command_query.read_text(str(file))
-    command_query.run(text, params, **options)
+    config = _config(catalog=catalog, timeout=timeout)
+    from meshql.commands import query as command_query
+    from meshql.commands.script import Habits
+
+    source = command_query.source(file, command)
+    return command_query.run(
+        source,
+        config,
+        Habits(**habits),
+        params=params,
+        param_file=param_file,
+        format_=format_,
+        output=output,
+        limit=limit,
+    )
+
+
+@cli.command()
+@format_option("table", "json")
+@click.option("--path", is_flag=True, help="Print where the configuration file is looked for.")
+def config(format_: str | None, path: bool) -> None:
+    """Show every setting with its value, and where that came from.
+
+    Settings stand in a TOML file, as `timeout = 60`. A variable such as MESHQL_TIMEOUT beats the file, and a
+    flag beats both.
+    """
+    from meshql.commands import config as command_config
+
+    if path:
+        command_config.print_path()
+    else:
+        command_config.print_config(_config(), format_ or "table")
 
 
 @cli.command()
@@ -90,7 +162,7 @@ def products(pattern: str, format_: str | None, catalog: str | None) -> None:
     """List the catalog's products, or those whose name matches GLOB, such as 'sales.*'."""
     from meshql.commands.catalog import list_products
 
-    list_products(pattern, format_ or "table", catalog)
+    list_products(pattern, format_ or "table", _catalog(catalog))
 
 
 @cli.command()
@@ -100,7 +172,7 @@ def describe(name: str, catalog: str | None) -> None:
     """Show a product: its columns, owner, location, version, files, rows, bytes and last change."""
     from meshql.commands.catalog import describe_product
 
-    describe_product(name, catalog)
+    describe_product(name, _catalog(catalog))
 
 
 @cli.command()
@@ -110,7 +182,7 @@ def validate(path: str | None, catalog: str | None) -> None:
     """Check a catalog and list all of its mistakes, each with its place and its fix."""
     from meshql.commands.catalog import validate_catalog
 
-    validate_catalog(path or catalog)
+    validate_catalog(path or catalog or _catalog(catalog))
 
 
 @cli.command()
@@ -141,13 +213,28 @@ def version() -> None:
     print_versions()
 
 
+def _config(**flags: Any) -> Config:
+    """The configuration; those of these flags that somebody typed beat it, as does the group's catalog."""
+    context = click.get_current_context()
+    group = context.find_root()
+    typed = {n: v for n, v in flags.items() if context.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+    if group.get_parameter_source("catalog") is ParameterSource.COMMANDLINE:
+        typed.setdefault("catalog", group.params["catalog"])
+    return load_config(flags=typed)
+
+
+def _catalog(named: str | None) -> str:
+    """The catalog that the option, the environment and the configuration lead to."""
+    from meshql.commands.opening import catalog_of
+
+    return str(catalog_of(_config(catalog=named)))
+
+
 def main() -> None:
     """Run the command line, and leave the process with the exit code that the outcome has."""
+    _end_on_signals()
     try:
-        cli.main(standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as left:
-        code = left.exit_code
+        code = cli.main(standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -162,13 +249,23 @@ def main() -> None:
     sys.exit(code)
 
 
+def _end_on_signals() -> None:
+    """Let a request to end, and a terminal that closes, do as Ctrl-C does: no partial file is left."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def _failed(error: MeshError) -> int:
+    from meshql.output.files import discard_unfinished
     from meshql.query.supervise import abandoned
     from meshql.terminal import report
 
     report(error)
     if abandoned(error):
         sys.stdout.flush()
+        discard_unfinished()
         # Threads that hang on a store would hold up an ordinary exit.
         os._exit(error.exit_code)
     return error.exit_code

@@ -110,6 +110,10 @@ class Mesh:
         product = self.catalog.product(name)
         return describe(product, self.catalog.connection_of(product), self._resolver, self._engine)
 
+    def check(self, name: str) -> str:
+        """Return the version of a product that its store has now; raises a StorageError when it has none."""
+        return self._resolver.snapshot(self.catalog.product(name)).version
+
     def explain(self, text: str, params: Parameters = None, *, analyze: bool = False) -> str:
         """Return DuckDB's plan of a statement; `analyze` runs it and adds what was measured."""
         with self.sql(f"EXPLAIN {'ANALYZE ' if analyze else ''}{text}", params) as result:

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from clouds.fixtures import plain_duckdb
 
-from meshql.demo import azurite, emulators, folders, retail, session
+from meshql import folders
+from meshql.demo import azurite, emulators, lock, retail, session
 from meshql.demo.progress import Quiet
 from meshql.errors import DeadlineError, UnreachableError, UsageError
 
@@ -211,7 +212,7 @@ def test_a_killed_install_leaves_nothing_broken(monkeypatch, tmp_path, azurite_p
 @pytest.fixture
 def places(monkeypatch, tmp_path):
     """State and cache folders of the test's own; a demo that is left up is taken down."""
-    monkeypatch.setenv("MESHQL_STATE", str(tmp_path / "state" / "demo"))
+    monkeypatch.setenv("MESHQL_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
@@ -343,8 +344,8 @@ def test_a_missing_extra_says_how_to_get_it(places, monkeypatch):
 
 def test_a_lock_keeps_others_out(tmp_path):
     path = tmp_path / "lock"
-    with folders.locked(path), pytest.raises(DeadlineError), folders.locked(path, seconds=0.2):
+    with lock.locked(path), pytest.raises(DeadlineError), lock.locked(path, seconds=0.2):
         pass
     assert not path.exists()
-    with folders.locked(path):
+    with lock.locked(path):
         pass

@@ -280,7 +280,9 @@ def test_a_catalog_that_changes_is_adopted(local, tmp_path):
     write_deltalake(tmp_path / "one", numbers(1))
     write_deltalake(tmp_path / "two", numbers(2))
     mesh = local(t=("one", "delta"), gone=("one", "delta"))
-    assert mesh.sql("SELECT (SELECT count(*) FROM local.t), (SELECT count(*) FROM local.gone)").fetchall() == [(1, 1)]
+    assert mesh.sql(
+        "SELECT (SELECT count(*) FROM local.t), (SELECT count(*) FROM local.gone)"
+    ).fetchall() == [(1, 1)]
     text = (tmp_path / "catalog.yaml").read_text()
     (tmp_path / "catalog.yaml").write_text(text.replace("/one", "/two").replace("local.gone", "local.new"))
     mesh.reload(load(tmp_path / "catalog.yaml"))
@@ -308,3 +310,29 @@ def test_a_table_made_anew_at_the_same_version_is_another_one(local, tmp_path):
     shutil.rmtree(tmp_path / "delta")
     write_deltalake(tmp_path / "delta", numbers(5))
     assert mesh.sql("SELECT count(*) FROM local.t").fetchall() == [(5,)]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_python_leaves_the_mesh_usable(tmp_path):
+    program = """
+        import os, signal, sys, threading, time, meshql
+        slow = "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE a.range % 7 = b.range % 5"
+        late = f"SELECT 1 AS x UNION ALL ({slow})"
+        with meshql.connect(sys.argv[1]) as mesh:
+            for text in (slow, late):
+                threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+                started = time.monotonic()
+                try:
+                    mesh.sql(text).fetchall()
+                except (KeyboardInterrupt, meshql.MeshError) as error:
+                    print(type(error).__name__, time.monotonic() - started < 3)
+                print(mesh.sql("SELECT 7").fetchall())
+    """
+    (tmp_path / "c.yaml").write_text("meshql: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "c.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "InterruptedQueryError True\n[(7,)]\n" * 2, done.stdout + done.stderr

@@ -51,7 +51,10 @@ def test_validate_prints_what_the_readme_shows(tmp_path):
         "meshql: 1\nconnections:\n  aws_prod:\n    cloud: s3\n    regoin: eu-west-1\n    auth: {method: env}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "meshql", "validate", "broken.yaml"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "meshql", "validate", "broken.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == block("validate").removeprefix("$ meshql validate broken.yaml\n")
     assert done.returncode == 2

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from meshql.catalog.files import SUFFIXES
 from meshql.errors import CatalogError
+from meshql.folders import config_folder
 
 __all__ = ["find_catalog"]
 
@@ -16,15 +16,17 @@ VARIABLE = "MESHQL_CATALOG"
 FOLDER = "catalogs"
 
 
-def find_catalog(explicit: str | None, environ: Mapping[str, str] | None = None) -> Path:
+def find_catalog(
+    explicit: str | None, environ: Mapping[str, str] | None = None, *, said_by: str = "--catalog"
+) -> Path:
     """Return the catalog's folder or file: `explicit`, else $MESHQL_CATALOG, ./catalogs, or the user's own.
 
-    A ./catalogs that only has catalogs in its folders is never guessed among. Raises CatalogError where
-    there is no catalog, with the exact argument to give.
+    `said_by` is who named the explicit one. A ./catalogs that only has catalogs in its folders is never
+    guessed among. Raises CatalogError where there is no catalog, with the exact argument to give.
     """
     environ = os.environ if environ is None else environ
     if explicit:
-        return _existing(explicit, "--catalog")
+        return _existing(explicit, said_by)
     if named := environ.get(VARIABLE):
         return _existing(named, f"${VARIABLE}")
     here = Path(FOLDER)
@@ -35,7 +37,7 @@ def find_catalog(explicit: str | None, environ: Mapping[str, str] | None = None)
         raise CatalogError(
             f"./{FOLDER} holds no catalog itself, but its folders do: {names}", hint=f"--catalog {inside[0]}"
         )
-    own = _user_folder(environ) / "meshql" / "catalog"
+    own = config_folder(environ) / "catalog"
     if own.exists():
         return own
     hint = f"name one with --catalog FOLDER or ${VARIABLE}, or write ./{FOLDER}/catalog.yaml"
@@ -64,14 +66,3 @@ def _catalogs_in(folder: Path) -> list[str]:
         return []
     below = [path for path in _visible(folder) if path.is_dir()]
     return [path.as_posix() for path in below if any(_yaml_in(Path(inner)) for inner, _, _ in os.walk(path))]
-
-
-def _user_folder(environ: Mapping[str, str]) -> Path:
-    if named := environ.get("XDG_CONFIG_HOME"):
-        return Path(named)
-    home = Path(environ.get("HOME") or Path.home())
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support"
-    if sys.platform == "win32":
-        return Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-    return home / ".config"

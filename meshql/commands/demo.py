@@ -40,13 +40,17 @@ def up() -> None:
     for sentence in demo.notes:
         note(sentence)
     with connect(demo.catalog, receipts=True) as mesh:
-        say(f"three clouds and {len(mesh.products())} products are up ({time.perf_counter() - started:.1f} s)\n")
+        say(
+            f"three clouds and {len(mesh.products())} products are up ({time.perf_counter() - started:.1f} s)\n"
+        )
         supervise(lambda: _show_query(mesh), mesh.interrupt)
     print(f"\ncatalog: {demo.catalog}", flush=True)
     if sys.stdin.isatty() and sys.stdout.isatty():
+        from meshql.config import load_config
         from meshql.shell.loop import run_shell
+        from meshql.shell.shell import Settings
 
-        run_shell(str(demo.catalog))
+        run_shell(demo.catalog, settings=Settings.of(load_config()))
     else:
         say("go on with: meshql --catalog, or export MESHQL_CATALOG; meshql demo --down removes it all")
 

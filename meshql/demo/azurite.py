@@ -11,8 +11,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from meshql.demo.folders import cache_folder
 from meshql.errors import UnreachableError
+from meshql.folders import cache_folder
 
 __all__ = ["VERSION", "install", "installed", "program", "remove"]
 

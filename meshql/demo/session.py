@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from meshql.demo import azurite, emulators
-from meshql.demo.folders import cache_folder, locked, state_folder
+from meshql.demo.lock import locked
 from meshql.demo.progress import Progress
 from meshql.demo.stores import Cloud, Store
 from meshql.errors import MeshError, UsageError
+from meshql.folders import cache_folder, state_folder
 
 __all__ = ["Demo", "down", "stop_stores", "stores", "up", "write_catalog"]
 
@@ -51,7 +52,7 @@ def up(progress: Progress, *, rows: int | None = None) -> Demo:
 
     _require_extra()
     _bypass_proxy()
-    folder = state_folder()
+    folder = demo_folder()
     with locked(_lock_file(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         running, notes = stores(folder / "stores", progress)
@@ -66,7 +67,7 @@ def down() -> list[str]:
 
     Does nothing when there is no demo.
     """
-    folder = state_folder()
+    folder = demo_folder()
     with locked(_lock_file(folder)):
         gone = stop_stores(folder / "stores")
         made = [folder / "stores", folder / "catalog", *folder.glob("retail*")]
@@ -197,6 +198,11 @@ def _bypass_proxy() -> None:
         hosts = os.environ.get(name, "")
         if emulators.HOST not in hosts.split(",") and hosts != "*":
             os.environ[name] = f"{hosts},{emulators.HOST}".strip(",")
+
+
+def demo_folder() -> Path:
+    """Return the folder of everything that the demo makes, but for Azurite itself."""
+    return state_folder() / "demo"
 
 
 def _lock_file(folder: Path) -> Path:

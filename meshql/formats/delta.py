@@ -11,11 +11,13 @@ import re
 
 from meshql.catalog.model import Product
 from meshql.errors import CorruptError, LocationError, StorageError
-from meshql.formats.snapshot import Ask, Details, Snapshot, snapshot_key
+from meshql.formats.snapshot import Ask, Details, File, Snapshot, snapshot_key
 from meshql.sql import quote_identifier, quote_literal
 from meshql.storage import Location, Object, Store
 
-__all__ = ["details", "resolve"]
+__all__ = ["contents", "details", "resolve"]
+
+DELETION_VECTOR = re.compile(r"(^|/)deletion_vector_[^/]*\.bin$")
 
 COMMIT = re.compile(r"(\d{20})\.(?:json|checkpoint(?:\.[\w-]+)*\.(?:parquet|json))$")
 
@@ -99,3 +101,17 @@ def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
     total = None if None in known else sum(size for size in known if size is not None)
     rows = None if any(row[1] is None for row in listed) else sum(row[1] for row in listed)
     return Details(files=len(listed), rows=rows, bytes=total, changed_at=snapshot.changed_at)
+
+
+def contents(snapshot: Snapshot, store: Store, ask: Ask) -> list[File]:
+    """Return the version's files with their partitions, and every deletion vector, whether in use or not."""
+    root = snapshot.location
+    listed = ask(f"FROM delta_list_files({quote_literal(str(root))}, version => {snapshot.version})")
+    sizes = {o.key: o.size for o in store.objects(root.key)}
+    prefix = root.at("")
+    keys = [str(row[0]).removeprefix(prefix) for row in listed]
+    found = [File(key, sizes.get(key), row[2] or {}) for key, row in zip(keys, listed, strict=True)]
+    if any(row[3] for row in listed):
+        vectors = ((key, size) for key, size in sizes.items() if DELETION_VECTOR.search(key))
+        found += [File(key, size, deletes=True) for key, size in vectors]
+    return found

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from meshql.catalog.model import Product
 from meshql.errors import LocationError
-from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_identifier, quote_literal
 from meshql.storage import Location, Object, Store
 
-__all__ = ["details", "resolve"]
+__all__ = ["contents", "details", "resolve"]
 
 READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
 
@@ -104,3 +105,13 @@ def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
         uris = ", ".join(quote_literal(snapshot.location.at(key)) for key in keys)
         rows = int(ask(f"SELECT sum(num_rows) FROM parquet_file_metadata([{uris}])")[0][0])
     return Details(files=snapshot.files, rows=rows, bytes=snapshot.bytes, changed_at=snapshot.changed_at)
+
+
+def contents(snapshot: Snapshot, store: Store, ask: Ask) -> list[File]:
+    """Return the files, with what folders such as `year=2026` say of columns."""
+    found = []
+    for proof in snapshot.proof:
+        key, size, _ = proof.split("\0")
+        pairs = (part.partition("=") for part in key.split("/")[:-1] if "=" in part)
+        found.append(File(key, int(size), {name: unquote(value) for name, _, value in pairs}))
+    return found

@@ -15,11 +15,11 @@ from typing import Any
 
 from meshql.catalog.model import Product
 from meshql.errors import CorruptError, LocationError
-from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_literal
 from meshql.storage import Location, Object, Store
 
-__all__ = ["details", "resolve"]
+__all__ = ["contents", "details", "resolve"]
 
 METADATA = re.compile(r"v?(\d+)(?:-[\w-]+)?(\.gz)?\.metadata\.json(?:\.gz)?$")
 
@@ -126,6 +126,26 @@ def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
         bytes=_number(summary, "total-files-size"),
         changed_at=_instant(found["timestamp-ms"]),
     )
+
+
+def contents(snapshot: Snapshot, store: Store, ask: Ask) -> list[File]:
+    """Return the current snapshot's files with the manifests that name them, delete files too."""
+    root = snapshot.location
+    metadata = snapshot.relation.replace("iceberg_scan(", "iceberg_metadata(", 1)
+    listed = ask(
+        f"SELECT manifest_path, file_path, manifest_content FROM {metadata} WHERE status <> 'DELETED'"
+    )
+    sizes = {o.key: o.size for o in store.objects(root.key)}
+    return [
+        File(key, sizes.get(key), manifest=_key(root, manifest), deletes=content != "DATA")
+        for manifest, key, content in ((m, _key(root, path), c) for m, path, c in listed)
+    ]
+
+
+def _key(root: Location, path: str) -> str:
+    """The key of a file that metadata names, which may name the place that the table was moved from."""
+    _, found, inside = path.partition(f"/{root.key}")
+    return root.key + inside if found and root.key else path.removeprefix(root.at(""))
 
 
 def _metadata(snapshot: Snapshot, store: Store) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from meshql.catalog.model import Product
 from meshql.formats import delta, files, iceberg
-from meshql.formats.snapshot import Ask, Details, Snapshot
+from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.storage import Location, Store
 
 __all__ = ["Reader", "reader"]
@@ -20,6 +20,9 @@ class Reader(Protocol):
 
     def details(self, snapshot: Snapshot, store: Store, ask: Ask) -> Details:
         """Return how much `snapshot` holds."""
+
+    def contents(self, snapshot: Snapshot, store: Store, ask: Ask) -> list[File]:
+        """Return the files that a scan of all of `snapshot` reads."""
 
 
 READERS: dict[str, Reader] = {

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from meshql.catalog.model import Product
 from meshql.storage import Location
 
-__all__ = ["Ask", "Details", "Snapshot", "snapshot_key"]
+__all__ = ["Ask", "Details", "File", "Snapshot", "snapshot_key"]
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Runs a SQL text on the engine that has the snapshot's extensions and secrets, and returns its rows."""
@@ -41,6 +41,22 @@ class Snapshot:
     def key(self) -> str:
         """A name for this very version, which a table made anew at the same version does not share."""
         return snapshot_key(self.product, self.version, self.location, self.proof)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a snapshot: its key in the bucket, and its bytes, None where they cannot be had.
+
+    `partition` holds what the file's place in the table says of columns, as text. `manifest` is the key of
+    the list that names the file, where the format has such lists. `deletes` says that it only tells which
+    rows of other files are gone.
+    """
+
+    key: str
+    bytes: int | None
+    partition: Mapping[str, str | None] = field(default_factory=dict)
+    manifest: str | None = None
+    deletes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

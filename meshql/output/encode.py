@@ -38,7 +38,8 @@ class Encoder:
         """The names made different, for formats that look columns up by name."""
         self._schema = pyarrow.schema([field.with_name(f"c{i}") for i, field in enumerate(schema)])
         self._open = ExitStack()
-        self._connection = duckdb.connect(":memory:")
+        # Several threads would hold back row groups to keep them in order: memory would grow with the rows.
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
         self._connection.execute("SET enable_progress_bar = false")
         if zone := _time_zone(schema):
             self._connection.execute(f"SET TimeZone = {quote_literal(zone)}")

@@ -6,7 +6,7 @@ import html
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from meshql.output.visible import clipped, padded, visible, width_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from meshql.output.encode import Texts
 
-__all__ = ["Layout", "html_table", "is_number", "table_blocks", "terminal_width", "text_table"]
+__all__ = ["Layout", "html_table", "is_number", "table_blocks", "terminal_width", "text_table", "texts_of"]
 
 NUMBERS = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "BIGNUM"}
@@ -40,10 +40,19 @@ class Layout:
     hidden: int
     cut: bool
     null: str
+    dim: bool = False
+    box: bool = True
 
     @classmethod
     def settle(
-        cls, names: Sequence[str], types: Sequence[str], texts: Texts, *, width: int | None, null: str
+        cls,
+        names: Sequence[str],
+        types: Sequence[str],
+        texts: Texts,
+        *,
+        width: int | None,
+        null: str,
+        dim: bool = False,
     ) -> Layout:
         """Make the layout that holds `texts` within `width` columns of a terminal; None is no limit."""
         shown = [visible(name) for name in names]
@@ -53,7 +62,7 @@ class Layout:
         ]
         widths = _fitted(natural, width) if width is not None else [min(w, WIDEST) for w in natural]
         right = tuple(map(is_number, types[: len(widths)]))
-        return cls(tuple(shown), right, tuple(widths), len(names) - len(widths), width is not None, null)
+        return cls(tuple(shown), right, tuple(widths), len(names) - len(widths), width is not None, null, dim)
 
     def head(self) -> str:
         """The upper border, the names, and the line below them."""
@@ -62,7 +71,7 @@ class Layout:
 
     def rows(self, texts: Texts) -> str:
         """The lines of these rows."""
-        return "".join(self._rows([[_shown(t, self.null) for t in column] for column in texts]))
+        return "".join(self._rows(texts))
 
     def foot(self) -> str:
         """The lower border, and how many columns there was no room for."""
@@ -71,18 +80,27 @@ class Layout:
             return border
         return f"{border}({len(self.widths)} of {len(self.names)} columns shown)\n"
 
-    def _rows(self, columns: list[list[str]]) -> Iterator[str]:
+    def _rows(self, columns: Texts) -> Iterator[str]:
         cells = [
-            [padded(self._fit(t, width), width, right=right) for t in column]
+            [self._cell(t, width, right) for t in column]
             for column, width, right in zip(columns, self.widths, self.right, strict=False)
         ]
+        if not self.box:
+            return (
+                f"{'  '.join(row).rstrip()}{'  …' if self.hidden else ''}\n"
+                for row in zip(*cells, strict=True)
+            )
         end = " │ … │\n" if self.hidden else " │\n"
         return (f"│ {' │ '.join(row)}{end}" for row in zip(*cells, strict=True))
 
-    def _fit(self, text: str, width: int) -> str:
-        return clipped(text, width) if self.cut else text
+    def _cell(self, text: str | None, width: int, right: bool) -> str:
+        shown = _shown(text, self.null)
+        cell = padded(clipped(shown, width) if self.cut else shown, width, right=right)
+        return f"\x1b[2m{cell}\x1b[0m" if text is None and self.dim else cell
 
     def _border(self, corners: str) -> str:
+        if not self.box:
+            return "  ".join("-" * w for w in self.widths) + "\n" if corners == "├┼┤" else ""
         left, middle, right = tuple(corners)
         widths = [*self.widths, *([1] if self.hidden else [])]
         return left + middle.join("─" * (w + 2) for w in widths) + right + "\n"
@@ -106,7 +124,7 @@ def text_table(
     Numbers stand right. Characters that would move the cursor or hide text are shown as escapes. With
     `width`, long values are cut with … and columns that find no room are counted below the table.
     """
-    texts = _texts(columns, types, table)
+    texts = texts_of(columns, types, table)
     return "".join(table_blocks(columns, types, iter([texts]), width=width, null=null)).rstrip("\n")
 
 
@@ -117,11 +135,18 @@ def table_blocks(
     *,
     width: int | None,
     null: str,
+    dim: bool = False,
+    box: bool = True,
 ) -> Iterator[str]:
-    """Yield the lines of a table, many at once; the first of `texts` settles the widths."""
+    """Yield the lines of a table, many at once; the first of `texts` settles the widths.
+
+    `dim` sets NULL off from the text that reads so, for terminals that take colour. Without `box` there are
+    no borders, and a line of dashes below the names.
+    """
     nothing: Texts = [[] for _ in columns]
     first = next(texts, nothing)
-    layout = Layout.settle(columns, types, first, width=width, null=null)
+    layout = Layout.settle(columns, types, first, width=width, null=null, dim=dim)
+    layout = replace(layout, box=box)
     yield layout.head() + layout.rows(first)
     for more in texts:
         yield layout.rows(more)
@@ -134,7 +159,7 @@ def html_table(
     columns: Sequence[str], types: Sequence[str], table: pyarrow.Table, *, more: bool = False
 ) -> str:
     """Return the rows as an HTML table for notebooks; `more` says in the caption that others follow."""
-    texts = _texts(columns, types, table)
+    texts = texts_of(columns, types, table)
     aligned = [' style="text-align:right"' if is_number(t) else ' style="text-align:left"' for t in types]
     heads = (
         f'<th title="{html.escape(kind)}"{style}>{html.escape(visible(name))}</th>'
@@ -158,7 +183,7 @@ def is_number(kind: str) -> bool:
     return kind in NUMBERS or (kind.startswith("DECIMAL(") and not kind.endswith("]"))
 
 
-def _texts(columns: Sequence[str], types: Sequence[str], table: pyarrow.Table) -> Texts:
+def texts_of(columns: Sequence[str], types: Sequence[str], table: pyarrow.Table) -> Texts:
     from meshql.output.encode import Encoder
 
     with Encoder(columns, types, table.schema) as encoder:

@@ -46,6 +46,7 @@ def write(
     limit: int | None = None,
     width: int | None = None,
     null: str | None = None,
+    box: bool = True,
 ) -> Written:
     """Write the rows of `result` to a file or a binary stream, at most `limit` of them, and close it.
 
@@ -53,8 +54,9 @@ def write(
     second suffix .gz or .zst compresses text. A stream gets the rows as they come, as a table unless
     `format_name` says otherwise. When its reader goes away, the query ends and nothing is raised.
 
-    `width` is that of the terminal, for tables. `null` stands for NULL in text: `NULL`, and nothing in csv
-    and tsv. Names that stand twice stay in text; json, jsonl, parquet and arrow number them: `a`, `a_1`.
+    `width` is that of the terminal, for tables, and `box` draws borders around them. `null` stands for NULL
+    in text: `NULL`, and nothing in csv and tsv. Names that stand twice stay in text; json, jsonl, parquet and
+    arrow number them: `a`, `a_1`.
     Parquet, and Arrow in a file that is not named .arrows, are files of their own; a stream of Arrow is IPC.
 
     Raises UsageError for an unknown format or a path that cannot be written, StorageError when writing fails,
@@ -63,11 +65,11 @@ def write(
     with result, _writing():
         if not isinstance(target, (str, Path)):
             name = known_format(format_name or "table")
-            return _Output(result, name, target, limit, width, null).write()
+            return _Output(result, name, target, limit, width, null, box=box).write()
         path = Path(target)
         name = known_format(format_name) if format_name else format_of(path)
         with opened(path) as (file, partial), compressed(file, compression_of(path, name)) as stream:
-            return _Output(result, name, stream, limit, width, null, partial, path.suffix).write()
+            return _Output(result, name, stream, limit, width, null, partial, path.suffix, box).write()
 
 
 class _Rows:
@@ -102,6 +104,7 @@ class _Output:
     null: str | None
     partial: Path | None = None
     suffix: str = ""
+    box: bool = True
 
     def write(self) -> Written:
         from meshql.output.encode import Encoder
@@ -128,7 +131,7 @@ def _table(out: _Output, rows: _Rows, encoder: Encoder) -> None:
 
     null = "NULL" if out.null is None else out.null
     for block in table_blocks(
-        encoder.columns, out.result.types, _texts(rows, encoder), width=out.width, null=null
+        encoder.columns, out.result.types, _texts(rows, encoder), width=out.width, null=null, box=out.box
     ):
         out.put(block.encode())
 

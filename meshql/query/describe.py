@@ -10,8 +10,9 @@ from meshql.formats.snapshot import Snapshot
 from meshql.query.engine import Engine
 from meshql.query.resolve import Resolver
 from meshql.sql import quote_name
+from meshql.terminal import size
 
-__all__ = ["Column", "ProductDescription", "describe"]
+__all__ = ["Column", "ProductDescription", "describe", "description_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,34 @@ def _columns(product: Product, snapshot: Snapshot, resolver: Resolver, engine: E
     finally:
         engine.release([snapshot])
     return tuple(Column(name, kind, said.get(name.casefold())) for name, kind, *_ in rows)
+
+
+def description_text(found: ProductDescription) -> str:
+    """Return a product's description as aligned lines, its columns last."""
+    product, connection = found.product, found.connection
+    facts = {
+        "product": product.name,
+        "purpose": product.description.purpose if product.description else None,
+        "owner": product.owner,
+        "cloud": " ".join(filter(None, (connection.cloud, getattr(connection, "region", None)))),
+        "connection": connection.name,
+        "location": product.location,
+        "format": product.format,
+        "version": found.version,
+        "files": _count(found.files),
+        "rows": _count(found.rows),
+        "bytes": None if found.bytes is None else f"{size(found.bytes)} ({found.bytes:,})",
+        "last change": found.changed_at and found.changed_at.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+    width = max(map(len, facts))
+    lines = [f"{key:<{width}}  {value or 'not recorded'}" for key, value in facts.items()]
+    names = max((len(c.name) for c in found.columns), default=0)
+    types = max((len(c.type) for c in found.columns), default=0)
+    columns = [
+        f"  {c.name:<{names}}  {c.type:<{types}}  {c.description or ''}".rstrip() for c in found.columns
+    ]
+    return "\n".join([*lines, "columns", *columns])
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"

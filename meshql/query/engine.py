@@ -18,15 +18,26 @@ from meshql.identity.secrets import emulator_url, secret_sql
 from meshql.query.extensions import Extensions
 from meshql.sql import quote_identifier, quote_name
 
-__all__ = ["Engine"]
+__all__ = ["LOSSLESS", "Engine"]
 
 CLOUD_EXTENSIONS = {"s3": ("httpfs",), "gcs": ("httpfs",), "http": ("httpfs",), "azure": ("azure",)}
 FORMAT_EXTENSIONS = {"delta": ("delta",), "iceberg": ("iceberg",)}
 
+LOGGED = ("HTTP", "delta.FilterPushdown", "Iceberg")
+"""Kinds of DuckDB's log: requests, and the files that scans leave out."""
+
 CONFIG = {
     # What is needed comes from wheels: nothing is downloaded behind anybody's back.
     "autoinstall_known_extensions": "false",
+    # SQL names tables, not the variables of whoever called meshql.
+    "python_enable_replacements": "false",
 }
+
+LOSSLESS = {"arrow_lossless_conversion": "true"}
+"""Settings under which every type survives Arrow, for results that are written out as text or files.
+
+Libraries that read Arrow take some types better without: a HUGEINT is opaque to them with it.
+"""
 
 
 class Engine:
@@ -61,12 +72,22 @@ class Engine:
         """Load what reading these products, each on its connection, takes."""
         names = set[str]()
         for connection, product in products:
-            names.update(FORMAT_EXTENSIONS.get(product.format, ()), CLOUD_EXTENSIONS.get(connection.cloud, ()))
+            names.update(
+                FORMAT_EXTENSIONS.get(product.format, ()), CLOUD_EXTENSIONS.get(connection.cloud, ())
+            )
         self._extensions.load(sorted(names))
 
     def account(self) -> None:
         """Keep DuckDB's log of HTTP requests, which receipts are made from."""
         self._connection.execute("CALL enable_logging('HTTP')")
+        self._accounting = True
+
+    def log_pruning(self) -> None:
+        """Keep DuckDB's log of the files that scans leave out, which plans are made from."""
+        with self._lock:
+            self._connection.execute("CALL enable_logging('HTTP')")
+            # enable_logging refuses kinds of extensions that are not loaded yet.
+            self._connection.execute(f"SET GLOBAL enabled_log_types = '{','.join(LOGGED)}'")
         self._accounting = True
 
     def trust(self, connection: Connection, scope: str) -> None:
@@ -151,6 +172,11 @@ class Engine:
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
         """Return all rows of a small statement of meshql's own."""
         return self.cursor().execute(statement).fetchall()
+
+    def columns(self, snapshot: Snapshot) -> frozenset[str]:
+        """Return the names of the columns that the view of the snapshot's product has."""
+        view = quote_name(snapshot.product.domain, snapshot.product.table)
+        return frozenset(str(row[0]) for row in self.ask(f"DESCRIBE {view}"))
 
     def unmount(self, name: str) -> None:
         """Take the view of a product away; does nothing when there is none."""

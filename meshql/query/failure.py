@@ -46,8 +46,10 @@ def failure(error: BaseException, snapshots: Sequence[Snapshot]) -> MeshError:
     DuckDB's own words are kept where the SQL is at fault. Storage is at fault when a reader says so; the
     product is then the one whose location the words hold, or the only one there is.
     """
+    if isinstance(error, StorageError) and len(snapshots) == 1:
+        return named(error, snapshots[0].product)
     if isinstance(error, MeshError):
-        return named(error, snapshots[0].product) if len(snapshots) == 1 else error
+        return error
     text = str(error)
     if isinstance(error, duckdb.InterruptException) or text == "Query interrupted":
         return InterruptedQueryError("the query was cancelled")

@@ -13,7 +13,7 @@ from meshql.catalog.model import Catalog, Product
 from meshql.catalog.references import unset_variables
 from meshql.errors import CatalogError, MeshError
 from meshql.formats.registry import reader
-from meshql.formats.snapshot import Details, Snapshot
+from meshql.formats.snapshot import Details, File, Snapshot
 from meshql.identity.broker import Broker
 from meshql.query.engine import Engine
 from meshql.query.failure import failure, mount_failure, named
@@ -162,6 +162,14 @@ class Resolver:
         product = snapshot.product
         try:
             return reader(product).details(snapshot, self.store(product), self._engine.ask)
+        except Exception as error:
+            raise failure(error, [snapshot]) from None
+
+    def contents(self, snapshot: Snapshot) -> list[File]:
+        """Return the files that a scan of all of a snapshot reads; raises an error that names its product."""
+        product = snapshot.product
+        try:
+            return reader(product).contents(snapshot, self.store(product), self._engine.ask)
         except Exception as error:
             raise failure(error, [snapshot]) from None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshql.errors import QueryError
+from meshql.query.supervise import supervise
+from meshql.sql import quote_identifier
 
 if TYPE_CHECKING:
     import duckdb
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from meshql.query.receipt import Receipt
 
-__all__ = ["Result"]
+__all__ = ["Result", "result_of", "result_of_rows"]
 
 BATCH_ROWS = 100_000
 
@@ -37,6 +40,7 @@ class Result:
         translate: Callable[[BaseException], BaseException],
         account: Callable[[int], Receipt | None],
         end: Callable[[bool], None],
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         description = cursor.description or []
         self.columns: tuple[str, ...] = tuple(d[0] for d in description)
@@ -49,6 +53,7 @@ class Result:
         self._translate = translate
         self._account = account
         self._end = end
+        self._interrupt = interrupt
         self._stream: pyarrow.RecordBatchReader | None = None
         self._schema: pyarrow.Schema | None = None
         self._ahead: list[pyarrow.RecordBatch] = []
@@ -156,7 +161,7 @@ class Result:
             return None
         stream = self._reading()
         try:
-            batch = stream.read_next_batch()
+            batch = self._interruptible(stream.read_next_batch)
         except StopIteration:
             self._finish("read", ok=True)
             return None
@@ -166,6 +171,12 @@ class Result:
             raise translated from None
         self._rows += batch.num_rows
         return batch
+
+    def _interruptible(self, read: Callable[[], pyarrow.RecordBatch]) -> pyarrow.RecordBatch:
+        """Read so that Ctrl-C is seen: the main thread, which gets it, must not wait inside DuckDB."""
+        if threading.current_thread() is not threading.main_thread():
+            return read()
+        return supervise(read, self._interrupt)
 
     def _reading(self) -> pyarrow.RecordBatchReader:
         if self._state == "closed":
@@ -187,3 +198,26 @@ class Result:
             self._end(ok)
         elif state == "closed":
             self._state = state
+
+
+def result_of(table: pyarrow.Table, columns: Sequence[str]) -> Result:
+    """Return rows that are there already as a result under these names, which need not be different."""
+    import duckdb
+
+    held = duckdb.connect()
+    held.register("held", table.rename_columns([f"c{i}" for i in range(len(columns))]))
+    named = ", ".join(f"c{i} AS {quote_identifier(name)}" for i, name in enumerate(columns))
+    return Result(
+        held.execute(f"SELECT {named} FROM held"),
+        translate=lambda error: error,
+        account=lambda rows: None,
+        end=lambda ok: held.close(),
+    )
+
+
+def result_of_rows(rows: Sequence[Mapping[str, str | None]]) -> Result:
+    """Return rows of text, one at least, as a result."""
+    import pyarrow
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in rows[0]])
+    return result_of(pyarrow.Table.from_pylist(list(rows), schema), schema.names)

@@ -6,7 +6,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -15,9 +16,12 @@ from meshql.errors import DeadlineError, MeshError, QueryError, UnknownProductEr
 from meshql.formats.snapshot import Snapshot
 from meshql.query.engine import Engine
 from meshql.query.failure import failure
+from meshql.query.plan import Plan, plan_of
+from meshql.query.profile import Operator, Sources, measured, planned, planning, refuse_explain
 from meshql.query.receipt import Receipt, read_of, watch
 from meshql.query.resolve import Resolution, Resolver
 from meshql.query.result import Result
+from meshql.query.scans import traffic
 from meshql.sql import Statement, at_line, parse
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class Session:
             self._cursor.execute(setting)
         self._result: Result | None = None
         self._in_transaction = False
+        self._interrupted = False
 
     def parse(self, text: str) -> list[Statement]:
         """Return the statements of `text`; raises QueryError where it does not parse."""
@@ -73,21 +78,78 @@ class Session:
         self._end_last()
         values = _bound(statement, params)
         run = _Run(statement, _Deadline(timeout, self._cursor), on_end)
+        return self._start(run, values, lambda rows: self._receipt(run, rows) if self._receipts else None)
+
+    def explain(
+        self,
+        statement: Statement,
+        params: Parameters = None,
+        *,
+        analyze: bool = True,
+        timeout: float | None = None,
+    ) -> Operator:
+        """Run one statement to its end, drop its rows, and return its plan with what was measured.
+
+        Without `analyze` it does not run, and rows are estimates. Raises what `run` raises, and UsageError
+        for a statement that is an EXPLAIN itself.
+        """
+        self._end_last()
+        refuse_explain(statement)
+        values = _bound(statement, params)
+        run = _Run(statement if analyze else planning(statement), _Deadline(timeout, self._cursor), None)
+        if not analyze:
+            plan = self._start(run, values, lambda _: None).fetchall()
+            return planned(plan, self._sources(run))
+        self._engine.account()
+        self._watched = self._watched or watch(self._cursor)
+        found: list[Operator] = []
+        for _ in self._start(run, values, lambda rows: found.append(self._profile(run, rows))):
+            pass
+        return found[0]
+
+    def plan(self, statement: Statement, params: Parameters = None, *, timeout: float | None = None) -> Plan:
+        """Return what one statement would read, and run nothing.
+
+        The newest version of each product is looked up. Raises what `run` raises before its first row.
+        """
+        self._end_last()
+        values = _bound(statement, params)
+        # DuckDB counts the line of its EXPLAIN too.
+        run = _Run(replace(statement, line=statement.line - 1), _Deadline(timeout, self._cursor), None)
         try:
             self._pin(run)
             run.deadline.check()
-            self._cursor.execute(statement.text, values or None)
+            found = plan_of(
+                statement, self._cursor, values, run.resolution.snapshots, self._resolver, self._engine
+            )
         except BaseException as error:
             self._end(run, ok=False)
             raise self._translated(error, run) from None
-        self._follow_transaction(statement)
+        self._end(run, ok=True)
+        return found
+
+    def _start(self, run: _Run, values: Parameters, account: Callable[[int], Receipt | None]) -> Result:
+        """Begin to run a statement; `account` is called with the number of its rows, at its end."""
+        self._interrupted = False
+        try:
+            self._pin(run)
+            run.deadline.check()
+            self._cursor.execute(run.statement.text, values or None)
+            if self._watched and not run.statement.reads:
+                # It is done, and its profile is gone once its rows are fetched.
+                run.profile = self._cursor.get_profiling_information(format="json")
+        except BaseException as error:
+            self._end(run, ok=False)
+            raise self._translated(error, run) from None
+        self._follow_transaction(run.statement)
         self._result = Result(
             self._cursor,
             translate=lambda error: self._translated(error, run),
-            account=lambda rows: self._receipt(run, rows) if self._receipts else None,
+            account=account,
             end=lambda ok: self._end(run, ok=ok),
+            interrupt=self.interrupt,
         )
-        if not statement.reads:
+        if not run.statement.reads:
             self._result.prefetch()
         return self._result
 
@@ -101,6 +163,7 @@ class Session:
 
     def interrupt(self) -> None:
         """Cancel the running statement; for another thread to call."""
+        self._interrupted = True
         self._cursor.interrupt()
 
     def close(self) -> None:
@@ -137,10 +200,18 @@ class Session:
         run.deadline.cancel()
         if not self._engine.closed:
             if run.pinned:
-                self._cursor.execute("COMMIT" if ok else "ROLLBACK")
+                self._leave_transaction(ok)
             self._engine.release(run.used)
         if run.on_end:
             run.on_end()
+
+    def _leave_transaction(self, ok: bool) -> None:
+        if ok:
+            self._cursor.execute("COMMIT")
+            return
+        # What went wrong before is what the user has to see.
+        with suppress(duckdb.Error, RuntimeError):
+            self._cursor.execute("ROLLBACK")
 
     def _follow_transaction(self, statement: Statement) -> None:
         if statement.kind == "TRANSACTION":
@@ -158,6 +229,9 @@ class Session:
         if isinstance(error, duckdb.CatalogException) and (found := NO_TABLE.search(str(error))):
             return self._unknown(found[1].rpartition(".")[2], str(error), run.statement)
         translated = failure(error, run.resolution.snapshots)
+        if isinstance(error, duckdb.InterruptException) and not self._interrupted:
+            # With several threads, DuckDB now and then forgets why a streamed query failed.
+            translated = QueryError("the query failed, and DuckDB does not say why", hint="run it again")
         translated.message = at_line(translated.message, run.statement.line)
         return translated
 
@@ -175,8 +249,22 @@ class Session:
         seconds = time.perf_counter() - run.started
         resolution = run.resolution
         ids = [self._watched, *resolution.watched]
-        reads = read_of(self._cursor, self._engine.cursor(), ids, resolution.snapshots, self._resolver.catalog)
+        log = self._engine.cursor()
+        reads = read_of(self._profiled(run), log, ids, resolution.snapshots, self._resolver.catalog)
         return Receipt(run.statement.text, self._resolver.catalog.digest, reads, rows, seconds)
+
+    def _profile(self, run: _Run, rows: int) -> Operator:
+        seconds = time.perf_counter() - run.started
+        sources = self._sources(run)
+        ids = [self._watched, *run.resolution.watched]
+        sources.traffic = traffic(self._engine.cursor(), ids, sources.snapshots)
+        return measured(self._profiled(run), sources, rows=rows, seconds=seconds)
+
+    def _profiled(self, run: _Run) -> str:
+        return run.profile or self._cursor.get_profiling_information(format="json")
+
+    def _sources(self, run: _Run) -> Sources:
+        return Sources(run.resolution.snapshots, self._resolver.catalog, self._engine.columns)
 
 
 @dataclass(slots=True)
@@ -189,6 +277,7 @@ class _Run:
     resolution: Resolution = field(default_factory=lambda: Resolution(()))
     used: tuple[Snapshot, ...] = ()
     pinned: bool = False
+    profile: str | None = None
     started: float = field(default_factory=time.perf_counter)
 
 

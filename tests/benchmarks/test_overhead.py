@@ -11,9 +11,9 @@ import sys
 import textwrap
 import time
 
-import meshql
 import pytest
 
+import meshql
 from meshql.commands.demo import QUERY
 
 PAIRS = 5
@@ -37,16 +37,21 @@ def program_by_hand(retail):
     """A script as somebody writes it: extensions, secrets, scans."""
     secrets = "\n".join(
         f"con.execute({store.secret_sql(cloud, f'{store.scheme}://{bucket}/')!r})"
-        for (cloud, store), bucket in zip(retail.stores.items(), ("prod-bucket", "analytics", "backup"), strict=True)
+        for (cloud, store), bucket in zip(
+            retail.stores.items(), ("prod-bucket", "analytics", "backup"), strict=True
+        )
     )
-    return textwrap.dedent("""
+    return (
+        textwrap.dedent("""
         from importlib.util import find_spec
         import duckdb
         con = duckdb.connect()
         for name in ("httpfs", "azure", "avro", "iceberg", "delta"):
             package = find_spec(f"duckdb_extension_{name}").submodule_search_locations[0]
             con.execute(f"LOAD '{package}/extensions/v{duckdb.__version__}/{name}.duckdb_extension'")
-    """) + f"{secrets}\nprint(con.execute({by_hand_text(retail)!r}).fetchall())"
+    """)
+        + f"{secrets}\nprint(con.execute({by_hand_text(retail)!r}).fetchall())"
+    )
 
 
 def program_meshql(retail):

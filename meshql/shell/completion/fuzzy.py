@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from heapq import nsmallest
+from itertools import islice
 
 __all__ = ["Index", "Rank", "grade"]
 
@@ -28,7 +29,7 @@ def grade(name: str, typed: str) -> Rank | None:
         return PREFIX, 0
     words, letters = _patterns(typed)
     if found := words.search(key):
-        return WORD_START, found.start()
+        return WORD_START, int(found[0][0] != ".")
     if len(typed) > 1 and (found := letters.match(key)):
         return LETTERS, found.end() - found.end(1)
     return None
@@ -59,7 +60,7 @@ class Index:
             at += len(key) + 1
 
     def search(self, typed: str, limit: int, favoured: Collection[str] = ()) -> list[tuple[Rank, str]]:
-        """Return at most `limit` matches of a grade, best first; the `favoured` ones that match among them."""
+        """Return at most `limit` matches of a grade, all of the `favoured` names that match among them."""
         typed = typed.casefold()
         low, high = self._span(typed)
         found = {self.names[i]: (PREFIX, 0) for i in range(low, min(high, low + limit))}
@@ -67,27 +68,28 @@ class Index:
             at = bisect_left(self._keys, name.casefold())
             if at < len(self._keys) and self._keys[at] == name.casefold() and (rank := grade(name, typed)):
                 found[self.names[at]] = rank
-        if typed and len(found) < limit:
-            for i, rank in self._inside(typed, limit):
-                found.setdefault(self.names[i], rank)
+        for grade_of in (self._words, self._letters):
+            # Letters are looked for only where words are too few: they cost a look at every name.
+            if typed and len(found) < limit:
+                for name, rank in grade_of(typed, limit):
+                    found.setdefault(name, rank)
         return [(rank, name) for name, rank in found.items()]
 
     def _span(self, typed: str) -> tuple[int, int]:
         return bisect_left(self._keys, typed), bisect_left(self._keys, typed + LAST)
 
-    def _inside(self, typed: str, limit: int) -> Iterator[tuple[int, Rank]]:
-        words, letters = _patterns(typed)
-        count = 0
-        for match in words.finditer(self._text):
-            i = self._line(match.start())
-            yield i, (WORD_START, match.start() - self._starts[i])
-            count += 1
-            if count >= limit:
-                return
+    def _words(self, typed: str, limit: int) -> Iterator[tuple[str, Rank]]:
+        words, _ = _patterns(typed)
+        for match in islice(words.finditer(self._text), limit):
+            yield self._line(match.start()), (WORD_START, int(match[0][0] != "."))
+
+    def _letters(self, typed: str, limit: int) -> Iterator[tuple[str, Rank]]:
         if len(typed) > 1:
+            _, letters = _patterns(typed)
             spans = ((m.end() - m.end(1), m.start()) for m in letters.finditer(self._text))
             for span, start in nsmallest(limit, spans):
                 yield self._line(start), (LETTERS, span)
 
-    def _line(self, position: int) -> int:
-        return bisect_left(self._starts, position + 1) - 1
+    def _line(self, position: int) -> str:
+        """The name whose line of the text this position is in."""
+        return self.names[bisect_left(self._starts, position + 1) - 1]

@@ -38,12 +38,12 @@ def partners(metadata: Metadata, table: Table) -> Iterator[tuple[str, Pairs]]:
     if product is None:
         return
     for reference in references(product):
-        for name in metadata.by_table.get(reference.table, ()):
+        for name in _targets(metadata, product.domain, reference):
             yield name, tuple(zip(reference.columns, reference.targets, strict=False))
     for name in metadata.referring.get(product.table.casefold(), ()):
         other = metadata.product(name)
         for reference in references(other) if other else ():
-            if _means(reference, product.name):
+            if product.name in _targets(metadata, name.partition(".")[0], reference):
                 yield name, tuple(zip(reference.targets, reference.columns, strict=False))
 
 
@@ -69,6 +69,13 @@ def _related(metadata: Metadata, left: Table, right: Table) -> Iterator[Pairs]:
     for reference in references(there):
         if _means(reference, here.name):
             yield tuple(zip(reference.targets, reference.columns, strict=False))
+
+
+def _targets(metadata: Metadata, domain: str, reference: Reference) -> tuple[str, ...]:
+    """The products that a reference in this domain may mean: its own domain's, else any."""
+    named = metadata.by_table.get(reference.table, ())
+    own = tuple(n for n in named if n.partition(".")[0].casefold() == domain.casefold())
+    return own or named
 
 
 def _means(reference: Reference, product: str) -> bool:

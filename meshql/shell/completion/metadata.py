@@ -6,14 +6,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from types import MappingProxyType
 
 from meshql.catalog.model import Catalog, Element, Product
 from meshql.errors import MeshError
 from meshql.shell.completion.fuzzy import Index
 from meshql.shell.completion.scope import Star, Table
 
-__all__ = ["Column", "Engine", "Function", "Known", "Metadata", "Reference", "Setting", "columns_in", "references"]
+__all__ = [
+    "Column",
+    "Engine",
+    "Function",
+    "Known",
+    "Metadata",
+    "Reference",
+    "Setting",
+    "columns_in",
+    "references",
+]
+
+
+INDEXES = ("names", "by_domain", "by_table", "columns", "referring")
+"""What a snapshot computes of the catalog when it is first asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ class Engine:
     reserved: frozenset[str] = frozenset()
     settings: tuple[Setting, ...] = ()
     types: tuple[str, ...] = ()
-    tables: Mapping[str, tuple[Column, ...]] = MappingProxyType({})
+    tables: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,19 +94,23 @@ class Metadata:
 
     catalog: Catalog | None = None
     engine: Engine = field(default_factory=Engine)
-    known: Mapping[str, Known] = MappingProxyType({})
+    known: Mapping[str, Known] = field(default_factory=dict)
     now: datetime | None = None
 
     def prepared(self) -> Metadata:
         """Return this snapshot with its indexes built: slow, for a background thread."""
-        for index in (self.names, self.by_domain, self.columns, self.referring):
-            len(index)
+        for name in INDEXES:
+            getattr(self, name)
         return self
 
     def learned(self, product: str, known: Known) -> Metadata:
         """Return a snapshot that knows more of one product."""
-        other = replace(self, known={**self.known, product.casefold(): known})
-        for name in ("names", "by_domain", "columns", "referring", "by_table"):
+        return self.knowing({**self.known, product.casefold(): known})
+
+    def knowing(self, known: Mapping[str, Known]) -> Metadata:
+        """Return a snapshot with this knowledge of products, its indexes shared with this one."""
+        other = replace(self, known=known)
+        for name in INDEXES:
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -236,7 +253,7 @@ def _ends(reference: str | tuple[str, ...]) -> Iterable[str]:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """The table, in lower case, and the column of `table.column` or `file#/schema/table/properties/column`."""
+    """The table, in lower case, and column of `table.column`, or of a path: `#/schema/t/properties/c`."""
     local = reference.rpartition("#")[2]
     if "/" in local:
         local = ".".join(p for p in local.split("/") if p not in ("", "schema", "properties"))

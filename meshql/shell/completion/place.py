@@ -18,15 +18,16 @@ from meshql.shell.completion.scope import (
 from meshql.shell.completion.suggestions import Word
 from meshql.shell.completion.tokens import Token, read
 from meshql.shell.completion.tree import Group, Node, grow, is_cursor, is_name, word_of
+from meshql.shell.completion.words import vocabulary
 
-__all__ = ["LIMIT", "Piece", "Place", "locate", "statement_at", "word_at"]
+__all__ = ["LIMIT", "Piece", "Place", "locate", "statement_at"]
 
 LIMIT = 20_000
 """Characters; of a longer text only what surrounds the cursor is read."""
 
-ANCHORS = frozenset(
+ANCHORS = vocabulary(
     "select from join on using where having qualify by limit offset into update set values returning"
-    " describe summarize show pivot unpivot truncate table view copy pragma reset call use".split()
+    " describe summarize show pivot unpivot truncate table view copy pragma reset call use"
 )
 """Words that decide what may stand after them, up to the next of them."""
 
@@ -54,6 +55,7 @@ class Place:
     the nodes before the bracket itself and `outer` their anchor.
     """
 
+    word: Word
     path: tuple[Group, ...]
     before: list[Node]
     anchor: str
@@ -127,8 +129,8 @@ def _holds(token: Token, cursor: int) -> bool:
     return token.start < cursor < token.end + open_end
 
 
-def word_at(piece: Piece, cursor: int) -> tuple[Word, tuple[Token, ...], tuple[Token, ...]]:
-    """Return the word that is typed, and the statement's tokens before and after it and its owners."""
+def _word_at(piece: Piece, cursor: int) -> tuple[Word, tuple[Token, ...], tuple[Token, ...]]:
+    """The word that is typed, and the statement's tokens before and after it and its owners."""
     inside = piece.inside
     before = [t for t in piece.tokens if t.end <= cursor and t is not inside]
     after = tuple(t for t in piece.tokens if t.start >= cursor and t is not inside)
@@ -152,8 +154,9 @@ def _typed(token: Token, cursor: int) -> str:
 # --- the clause -----------------------------------------------------------------------------------
 
 
-def locate(before: Sequence[Token], after: Sequence[Token], cursor: int) -> Place:
-    """Return the place between these tokens of one statement."""
+def locate(piece: Piece, cursor: int) -> Place:
+    """Return the place that the cursor has in this statement."""
+    word, before, after = _word_at(piece, cursor)
     path = grow((*before, Token("cursor", cursor, cursor, ""), *after))
     ctes, tables, names = _in_sight(path)
     nodes = path[-1].nodes
@@ -164,7 +167,7 @@ def locate(before: Sequence[Token], after: Sequence[Token], cursor: int) -> Plac
     if len(path) > 1:
         around = _block_before(path[-2].nodes, _index(path, len(path) - 2))
         outer, _ = _anchor(around)
-    return Place(tuple(path), here, anchor, since, around, outer, tables, ctes, names)
+    return Place(word, tuple(path), here, anchor, since, around, outer, tables, ctes, names)
 
 
 def _index(path: Sequence[Group], depth: int) -> int:
@@ -197,7 +200,8 @@ def _anchor(nodes: list[Node]) -> tuple[str, list[Node]]:
 
 def _in_sight(path: Sequence[Group]) -> tuple[Ctes, tuple[Table, ...], tuple[str, ...]]:
     """The common table expressions and tables that the cursor's SELECT can name, and its own columns."""
-    ctes, outer = NO_CTES, ()
+    ctes = NO_CTES
+    outer: tuple[Table, ...] = ()
     here: tuple[Table, ...] = ()
     names: tuple[str, ...] = ()
     for depth, group in enumerate(path):

@@ -6,8 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshql.shell.completion.tree import Group, Node, dotted, is_cursor, is_name, split_commas, word_of
+from meshql.shell.completion.words import vocabulary
 
-__all__ = ["NO_CTES", "Ctes", "Star", "Table", "block", "ctes_of", "selected", "tables_of", "within_expression"]
+__all__ = [
+    "NO_CTES",
+    "Ctes",
+    "Star",
+    "Table",
+    "block",
+    "ctes_of",
+    "selected",
+    "tables_of",
+    "within_expression",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +48,13 @@ NO_CTES: Ctes = {}
 
 SET_OPERATIONS = frozenset({"union", "intersect", "except"})
 
-JOIN_WORDS = frozenset(
-    "join inner left right full outer cross natural asof positional semi anti lateral on using".split()
+JOIN_WORDS = vocabulary(
+    "join inner left right full outer cross natural asof positional semi anti lateral on using"
 )
 
-CLAUSE_WORDS = frozenset(
+CLAUSE_WORDS = vocabulary(
     "select from where group having qualify window order limit offset union intersect except returning set"
-    " values pivot unpivot into tablesample sample at when".split()
+    " values pivot unpivot into tablesample sample at when"
 )
 
 ENDS_OF_SOURCES = CLAUSE_WORDS - {"tablesample", "sample", "at"}

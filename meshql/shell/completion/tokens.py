@@ -92,7 +92,7 @@ def _read(text: str) -> Iterator[Token]:
 
 def _run(text: str, offset: int) -> Iterator[Token]:
     """The tokens from `offset` on, as far as the tokenizer gets."""
-    starts = _starts(text, offset)
+    starts = _with_parameters(text, _starts(text, offset))
     at = offset
     for i, (start, kind) in enumerate(starts):
         yield from _comments(text, at, start)
@@ -113,6 +113,14 @@ def _starts(text: str, offset: int) -> list[tuple[int, Kind]]:
     if piece.isascii():
         return [(start + offset, kind) for start, kind in found] if offset else found
     return _in_characters(piece, offset, found)
+
+
+def _with_parameters(text: str, starts: list[tuple[int, Kind]]) -> list[tuple[int, Kind]]:
+    """The starts without those of names right after a dollar sign: `$name` is one token."""
+    if "$" not in text:
+        return starts
+    dollars = {start + 1 for start, kind in starts if kind == "operator" and text[start] == "$"}
+    return [(start, kind) for start, kind in starts if start not in dollars or kind == "operator"]
 
 
 def _in_characters(piece: str, offset: int, found: list[tuple[int, Kind]]) -> list[tuple[int, Kind]]:

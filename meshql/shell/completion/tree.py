@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from meshql.shell.completion.tokens import Token
+from meshql.shell.completion.words import vocabulary
 
 __all__ = ["Group", "Node", "dotted", "find_last", "grow", "is_cursor", "is_name", "split_commas", "word_of"]
 
@@ -13,7 +14,7 @@ CLOSERS = {"(": ")", "[": "]", "{": "}"}
 
 QUERY_WORDS = frozenset({"select", "from", "with", "values", "pivot", "unpivot", "table", "describe"})
 
-AFTER_BRACKETS = frozenset("from where group having qualify order limit union except intersect join".split())
+AFTER_BRACKETS = vocabulary("from where group having qualify order limit union except intersect join")
 """Words before which a bracket that is still open is meant to close."""
 
 

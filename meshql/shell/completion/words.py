@@ -19,7 +19,14 @@ __all__ = [
     "OVER_WORDS",
     "QUERIES",
     "STATEMENTS",
+    "vocabulary",
 ]
+
+
+def vocabulary(text: str) -> frozenset[str]:
+    """Return the words of a text."""
+    return frozenset(text.split())
+
 
 STATEMENTS = (
     "SELECT",
@@ -76,7 +83,17 @@ SET_OPERATIONS = ("UNION ALL", "UNION", "UNION BY NAME", "EXCEPT", "INTERSECT")
 
 AFTER_GROUPING = ("HAVING", "QUALIFY", "ORDER BY", "LIMIT", *SET_OPERATIONS)
 
-AFTER_TABLE = ("WHERE", *JOINS, "GROUP BY", "ORDER BY", "LIMIT", "AS", "TABLESAMPLE", "QUALIFY", *SET_OPERATIONS)
+AFTER_TABLE = (
+    "WHERE",
+    *JOINS,
+    "GROUP BY",
+    "ORDER BY",
+    "LIMIT",
+    "AS",
+    "TABLESAMPLE",
+    "QUALIFY",
+    *SET_OPERATIONS,
+)
 
 OPERATORS = (
     "AND",
@@ -98,7 +115,18 @@ OPERATORS = (
 NEGATED = ("IN", "LIKE", "ILIKE", "BETWEEN", "SIMILAR TO", "NULL")
 
 CLAUSES_AFTER: dict[str, tuple[str, ...]] = {
-    "select": ("FROM", "AS", "OVER", "FILTER", "WHERE", *OPERATORS, "GROUP BY", "ORDER BY", "LIMIT", *SET_OPERATIONS),
+    "select": (
+        "FROM",
+        "AS",
+        "OVER",
+        "FILTER",
+        "WHERE",
+        *OPERATORS,
+        "GROUP BY",
+        "ORDER BY",
+        "LIMIT",
+        *SET_OPERATIONS,
+    ),
     "where": (*OPERATORS, "GROUP BY", "ORDER BY", "LIMIT", "QUALIFY", "HAVING", "SELECT", *SET_OPERATIONS),
     "on": ("AND", "OR", "WHERE", *JOINS, "GROUP BY", "ORDER BY", "LIMIT", *OPERATORS[2:]),
     "having": (*OPERATORS, *AFTER_GROUPING[1:]),
@@ -137,9 +165,9 @@ COPY_SHAPES = ("(FORMAT parquet)", "(FORMAT csv, HEADER)", "(FORMAT json)")
 OPERAND_WORDS = ("CASE", "CAST", "NOT", "NULL", "TRUE", "FALSE", "EXISTS", "INTERVAL", "DATE", "TIMESTAMP")
 """Keywords that a value may begin with."""
 
-OPERAND_AFTER = frozenset(
-    "and or not between like ilike in case when then else distinct all any some select where having qualify by"
-    " on set returning glob escape limit offset values using similar to as from".split()
+OPERAND_AFTER = vocabulary(
+    "and or not between like ilike in case when then else distinct all any some select where having qualify"
+    " by on set returning glob escape limit offset values using similar to as from"
 )
 """Words after which a value is expected rather than an operator."""
 

@@ -1,4 +1,4 @@
-"""Where the demo keeps its things, and the lock that lets one process at a time change them."""
+"""The lock that lets one process at a time change the demo."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ from pathlib import Path
 
 from meshql.errors import DeadlineError
 
-__all__ = ["cache_folder", "locked", "state_folder"]
-
-
-def state_folder() -> Path:
-    """Return the folder of the demo's state: $MESHQL_STATE, else `meshql/demo` in the platform's place."""
-    if given := os.environ.get("MESHQL_STATE"):
-        return Path(given).expanduser().absolute()
-    return _platform("XDG_STATE_HOME", ".local/state", "Library/Application Support") / "meshql" / "demo"
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be downloaded again: `meshql` in the platform's place."""
-    return _platform("XDG_CACHE_HOME", ".cache", "Library/Caches") / "meshql"
-
-
-def _platform(variable: str, unix: str, mac: str) -> Path:
-    if (given := os.environ.get(variable)) and Path(given).is_absolute():
-        return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
-    return Path.home() / (mac if sys.platform == "darwin" else unix)
+__all__ = ["locked"]
 
 
 @contextmanager

@@ -1,0 +1,151 @@
+"""Commands that tell: products, plans, stores, history."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from meshql.catalog.model import Product
+from meshql.errors import MeshError, QueryError, UnknownProductError, UsageError
+from meshql.shell.show import page_text
+from meshql.sql import quote_identifier, quote_name
+from meshql.terminal import styled
+
+if TYPE_CHECKING:
+    from meshql.shell.shell import Shell
+    from meshql.sql import Statement
+
+__all__ = ["describe", "doctor", "domains", "explain", "history", "plan_", "preview", "products", "schema"]
+
+PREVIEWED_ROWS = 10
+
+
+def products(shell: Shell, pattern: str) -> None:
+    """List the products whose name matches."""
+    catalog = shell.mesh.catalog
+    found = catalog.matching(pattern or "*")
+    if not found:
+        raise UnknownProductError.from_names(pattern, catalog.products)
+    rows = [
+        {
+            "product": p.name,
+            "format": p.format,
+            "cloud": catalog.connection_of(p).cloud,
+            "owner": p.owner,
+            "purpose": p.description.purpose if p.description else None,
+        }
+        for p in found
+    ]
+    shell.show_rows(rows)
+
+
+def domains(shell: Shell, argument: str) -> None:
+    """List the domains."""
+    counts = Counter(p.domain for p in shell.mesh.products())
+    shell.show_rows([{"domain": name, "products": str(count)} for name, count in sorted(counts.items())])
+
+
+def describe(shell: Shell, name: str) -> None:
+    """Describe a product; without a name, list them all, as psql does."""
+    from meshql.query.describe import description_text
+
+    if not name:
+        products(shell, "")
+        return
+    product = product_of(shell, name)
+    found = shell.supervised(lambda: shell.mesh.product(product.name))
+    page_text(description_text(found), shell.settings)
+
+
+def schema(shell: Shell, name: str) -> None:
+    """Print the columns of a product as a CREATE TABLE statement."""
+    product = product_of(shell, name)
+    found = shell.supervised(lambda: shell.mesh.product(product.name))
+    lines = []
+    for i, column in enumerate(found.columns):
+        comma = "," if i < len(found.columns) - 1 else ""
+        said = f"  -- {column.description}" if column.description else ""
+        lines.append(f"    {quote_if_needed(column.name)} {column.type}{comma}{said}")
+    head = f"CREATE TABLE {quote_if_needed(product.domain)}.{quote_if_needed(product.table)} ("
+    page_text("\n".join([head, *lines, ");"]), shell.settings)
+
+
+def quote_if_needed(name: str) -> str:
+    """Return `name` as SQL takes it, in quotes only where it needs them."""
+    return name if name.isidentifier() and name == name.lower() else quote_identifier(name)
+
+
+def preview(shell: Shell, argument: str) -> None:
+    """Show a few rows; the scan ends when they are there."""
+    name, _, rows = argument.partition(" ")
+    product = product_of(shell, name)
+    if rows and not rows.isdigit():
+        raise UsageError(f"not a number of rows: {rows}", hint=".preview NAME 20")
+    text = f"FROM {quote_name(product.domain, product.table)} LIMIT {rows or PREVIEWED_ROWS}"
+    (statement,) = shell.session.parse(text)
+    shell.take(shell.ask(statement))
+
+
+def product_of(shell: Shell, name: str) -> Product:
+    """Return the product of a name as SQL writes it, quoted or not."""
+    return shell.mesh.catalog.product(name.replace('"', ""))
+
+
+def statement_of(shell: Shell, sql: str) -> Statement:
+    """Return the one statement of `sql`, else the last that ran."""
+    text = sql or shell.last_sql
+    if not text:
+        raise QueryError("there is no query yet", hint="give one: .explain SELECT ...")
+    statements = shell.session.parse(text)
+    if len(statements) != 1:
+        raise UsageError(f"one statement at a time; this text holds {len(statements)}")
+    return statements[0]
+
+
+def explain(shell: Shell, sql: str) -> None:
+    """Run a statement and draw its plan with rows, time, files, bytes and clouds."""
+    from meshql.shell.plan_tree import draw
+
+    statement = statement_of(shell, sql)
+    values = shell.values_of(statement)
+    operator = shell.supervised(lambda: shell.session.explain(statement, values, analyze=True))
+    page_text(draw(operator, shell.width, colour=shell.colour), shell.settings)
+
+
+def plan_(shell: Shell, sql: str) -> None:
+    """Tell what a statement would read, without running it."""
+    statement = statement_of(shell, sql)
+    found = shell.supervised(lambda: shell.session.plan(statement, shell.values_of(statement)))
+    print(found.text())
+
+
+def doctor(shell: Shell, name: str) -> None:
+    """Look at every product's store, or at those of a name, all at once, and tell which answer."""
+    chosen = shell.mesh.products(name or "*")
+    if not chosen:
+        raise UnknownProductError.from_names(name, shell.mesh.catalog.products)
+
+    def look(product: Product) -> tuple[Product, float, str | None]:
+        started = time.perf_counter()
+        try:
+            shell.mesh.check(product.name)
+        except MeshError as error:
+            return product, time.perf_counter() - started, str(error)
+        return product, time.perf_counter() - started, None
+
+    def work() -> list[tuple[Product, float, str | None]]:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(look, chosen))
+
+    width = max(len(p.name) for p in chosen)
+    for product, seconds, wrong in shell.supervised(work):
+        state = styled("✓", "green") if wrong is None else styled("✗", "red")
+        print(f"{state} {product.name:<{width}}  {seconds * 1000:5.0f} ms  {wrong or 'can be read'}")
+
+
+def history(shell: Shell, words: str) -> None:
+    """Print the last lines typed, those that hold `words`."""
+    lines = shell.history.matching(words, 50) if shell.history else ()
+    page_text("\n".join(lines), shell.settings)

@@ -1,0 +1,210 @@
+"""The prompt: reads what is typed and hands it to the shell."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.styles import Style
+
+from meshql import __version__
+from meshql.catalog.model import Catalog
+from meshql.errors import CatalogError, InterruptedQueryError, MeshError
+from meshql.folders import state_folder
+from meshql.shell.commands import COMMANDS, Command
+from meshql.shell.completion.candidates import Command as Offered
+from meshql.shell.completion.completer import SqlCompleter
+from meshql.shell.completion.refresher import Refresher
+from meshql.shell.doing import SHOWN_FORMATS
+from meshql.shell.highlight import STYLES, SqlLexer
+from meshql.shell.history import PrivateHistory
+from meshql.shell.script import is_command, is_open
+from meshql.shell.shell import Settings, Shell
+from meshql.shell.watcher import CatalogWatcher
+from meshql.terminal import coloured, note, report, say, styled
+
+__all__ = ["run_shell"]
+
+TAKEN: dict[str, Literal["product", "path", "sql"]] = {
+    "NAME": "product",
+    "GLOB": "product",
+    "FILE": "path",
+    "SQL": "sql",
+}
+"""What completion offers for the argument that a command's help names so."""
+
+
+def run_shell(
+    catalog: Path, *, settings: Settings | None = None, engine_settings: Mapping[str, str] | None = None
+) -> int:
+    """Run the shell on this terminal until the user leaves; returns the exit code.
+
+    The catalog loads in the background: the prompt is there at once.
+    """
+    shell = Shell(catalog, settings=settings, engine_settings=engine_settings)
+    loop = _Loop(shell)
+    try:
+        loop.run()
+    finally:
+        loop.close()
+    if shell.left_work:
+        sys.stdout.flush()
+        # A thread that hangs on a store would hold up an ordinary exit.
+        os._exit(0)
+    return 0
+
+
+class _Loop:
+    """The prompt, and what works behind it: completion, and the look at the catalog's files."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._opening = threading.Lock()
+        self._refresher = Refresher(self._catalog, columns_of=self._columns_of)
+        self._completer = SqlCompleter(self._refresher, commands=_commands())
+        self._watcher = CatalogWatcher(shell.catalog, self._changed, self._broken)
+        if shell.settings.keep_history:
+            shell.history = PrivateHistory(state_folder() / "history")
+        shell.refreshed = self._refresher.refresh
+        self._prompt: PromptSession[str] = self._session()
+
+    def run(self) -> None:
+        """Read and run until the user leaves."""
+        say(f"meshql {__version__} · {self._shell.catalog} · .help lists commands, Ctrl-D leaves")
+        self._refresher.refresh()
+        self._watcher.start()
+        while not self._shell.leaving:
+            try:
+                text = self._read()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                break
+            if text.strip():
+                self._do(text)
+
+    def close(self) -> None:
+        """Let everything go."""
+        self._watcher.stop()
+        self._refresher.close()
+        self._shell.close()
+
+    def _read(self) -> str:
+        vi = self._shell.settings.editing_mode == "vi"
+        self._prompt.editing_mode = EditingMode.VI if vi else EditingMode.EMACS
+        # What other threads say meanwhile appears above the prompt.
+        with patch_stdout(raw=True):
+            return self._prompt.prompt(self._shell.settings.prompt)
+
+    def _do(self, text: str) -> None:
+        try:
+            self._shell.run_text(text)
+        except InterruptedQueryError:
+            say(styled("cancelled", "yellow"))
+        except KeyboardInterrupt:
+            say(styled("cancelled", "yellow"))
+        except MeshError as error:
+            report(error)
+        self._completer.usage.add(text)
+
+    def _catalog(self) -> Catalog:
+        """The catalog, for completion; the first to ask opens the mesh."""
+        with self._opening:
+            return self._shell.mesh.catalog
+
+    def _columns_of(self, name: str) -> list[tuple[str, str]]:
+        found = self._shell.mesh.product(name)
+        self._refresher.learn(name, changed_at=found.changed_at)
+        return [(c.name, c.type) for c in found.columns]
+
+    def _changed(self, catalog: Catalog) -> None:
+        self._shell.mesh.reload(catalog)
+        self._refresher.refresh()
+        note(f"the catalog has changed: {len(catalog.products):,} products")
+
+    def _broken(self, error: CatalogError) -> None:
+        note("the catalog as saved is broken, so the last good one stays")
+        report(error)
+
+    def _session(self) -> PromptSession[str]:
+        shell = self._shell
+        return PromptSession(
+            multiline=True,
+            prompt_continuation=lambda width, number, wrapped: "...> ".rjust(width),
+            history=shell.history,
+            auto_suggest=AutoSuggestFromHistory(),
+            completer=self._completer,
+            complete_while_typing=shell.settings.complete_while_typing,
+            complete_in_thread=True,
+            lexer=SqlLexer(lambda: self._refresher.metadata),
+            style=Style.from_dict(STYLES),
+            color_depth=None if coloured(sys.stdout) else ColorDepth.DEPTH_1_BIT,
+            key_bindings=_keys(),
+            enable_open_in_editor=True,
+            include_default_pygments_style=False,
+        )
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @Condition
+    def done() -> bool:
+        """Whether Enter runs what is typed: a command, or SQL that a semicolon ends."""
+        from prompt_toolkit.application import get_app
+
+        buffer = get_app().current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+            return False
+        text = buffer.text
+        return not text.strip() or is_command(text) or not is_open(text)
+
+    @keys.add("enter", filter=done)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @Condition
+    def choosing() -> bool:
+        """Whether an entry of the completion menu is chosen."""
+        from prompt_toolkit.application import get_app
+
+        state = get_app().current_buffer.complete_state
+        return state is not None and state.current_completion is not None
+
+    @keys.add("enter", filter=choosing)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.complete_state = None
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _commands() -> list[Offered]:
+    """The commands as completion offers them, psql's names for them too."""
+    return [_offered(name, c) for c in COMMANDS.values() for name in (c.name, *c.twins)]
+
+
+def _offered(name: str, command: Command) -> Offered:
+    takes = command.takes.strip("[]")
+    if command.name == ".mode":
+        return Offered(name, command.does, "choice", tuple(SHOWN_FORMATS))
+    if command.name == ".set":
+        return Offered(name, command.does, "choice", tuple(f.name for f in fields(Settings)))
+    if "|" in takes and takes.islower():
+        return Offered(name, command.does, "choice", tuple(takes.split("|")))
+    return Offered(name, command.does, TAKEN.get(takes.partition(" ")[0], "nothing"))
