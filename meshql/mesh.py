@@ -17,6 +17,7 @@ from meshql.query.describe import ProductDescription, describe
 from meshql.query.engine import Engine
 from meshql.query.resolve import Resolver
 from meshql.query.session import Parameters, Session
+from meshql.query.supervise import abandoned
 
 if TYPE_CHECKING:
     from meshql.query.result import Result
@@ -139,7 +140,9 @@ class Mesh:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Closing would wait for the read that hangs.
+        if error is None or not abandoned(error):
+            self.close()
 
     def __repr__(self) -> str:
         return f"<meshql.Mesh {self.catalog.root}: {len(self.catalog.products)} products>"

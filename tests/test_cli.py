@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet
 import pytest
@@ -141,24 +142,56 @@ def test_exit_codes(run, tmp_path):
     assert "not done within 1 s" in run("query", "-c", slow, "-t", "1", code=4).stderr
 
 
-def test_a_deadline_holds_while_a_store_hangs(run, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        catalog = {
-            "meshql": 1,
-            "connections": {"c": {"cloud": "http"}},
-            "products": [
-                {
-                    "name": "a.b",
-                    "connection": "c",
-                    "location": f"http://127.0.0.1:{silent.getsockname()[1]}/x.csv",
-                    "format": "csv",
-                }
-            ],
-        }
-        (tmp_path / "silent.yaml").write_text(yaml.safe_dump(catalog))
-        started = time.monotonic()
-        run("query", "-c", "FROM a.b", "--catalog", "silent.yaml", "-t", "1", code=4)
+class Hanging(BaseHTTPRequestHandler):
+    """A store that says what it has, and then never gives it."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.send_header("Last-Modified", "Mon, 05 Jan 2026 14:00:00 GMT")
+        self.end_headers()
+
+    def do_GET(self):
+        self.server.released.wait(60)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """A catalog whose product a.b lies in a store that hangs."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hanging)
+    server.released = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    product = {"name": "a.b", "connection": "c", "location": f"http://127.0.0.1:{server.server_port}/x.csv"}
+    catalog = {
+        "meshql": 1,
+        "connections": {"c": {"cloud": "http"}},
+        "products": [product | {"format": "csv"}],
+    }
+    (tmp_path / "hanging.yaml").write_text(yaml.safe_dump(catalog))
+    yield tmp_path / "hanging.yaml"
+    server.released.set()
+    server.shutdown()
+
+
+def test_a_deadline_holds_while_a_store_hangs(run, hanging):
+    started = time.monotonic()
+    run("query", "-c", "FROM a.b", "-t", "1", code=4, catalog=hanging)
     assert time.monotonic() - started < 8
+
+
+def test_ctrl_c_holds_while_a_store_hangs(hanging):
+    process = subprocess.Popen(
+        [*MESHQL, "query", "-c", "FROM a.b", "-C", str(hanging)], stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, "cancelled" in said) == (130, True), said
+    assert time.monotonic() - started < 3
 
 
 def test_ctrl_c_ends_with_130(retail):

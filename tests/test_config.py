@@ -33,7 +33,7 @@ def mistakes(environ):
 
 def test_without_anything_every_value_is_a_default(tmp_path):
     found = load_config({"HOME": str(tmp_path)})
-    assert (found.format, found.null, found.row_limit, found.timeout) == ("table", None, 1000, None)
+    assert (found.format, found.null, found.row_limit, found.timeout) == ("table", None, 40, None)
     assert {origin for _, _, origin, _ in found.rows()} == {"default"}
     assert found.engine() == {}
 
@@ -65,7 +65,7 @@ def test_lines_are_those_of_the_file_whatever_stands_between(written):
         )
     )
     assert found.prompt == "\nrow_limit = 5 # not a key\n"
-    assert found.row_limit == 1000
+    assert found.row_limit == 40
     origins = [found.origin(name) for name in ("prompt", "null", "pager")]
     assert origins == ["config.toml:3", "config.toml:7", "config.toml:8"]
 

@@ -335,4 +335,4 @@ def test_ctrl_c_in_python_leaves_the_mesh_usable(tmp_path):
         text=True,
         timeout=60,
     )
-    assert done.stdout == "InterruptedQueryError True\n[(7,)]\n" * 2, done.stdout + done.stderr
+    assert done.stdout == "KeyboardInterrupt True\n[(7,)]\n" * 2, done.stdout + done.stderr

@@ -13,7 +13,9 @@ __all__ = ["Ambiguous", "AnyValue", "Flag", "Model", "Number", "Place", "Scalar"
 class Model(BaseModel):
     """A frozen value that knows no keys but its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, defer_build=True, hide_input_in_errors=True
+    )
 
     from_file: ClassVar[frozenset[str]] = frozenset()
     """Fields that come from where the value stands, and not from keys."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from meshql.catalog.load import check, load
 from meshql.catalog.locate import find_catalog
 from meshql.catalog.model import Catalog, Product
+from meshql.commands.listing import print_rows
 from meshql.errors import CatalogError, UnknownProductError
 from meshql.terminal import say
 
@@ -16,15 +16,12 @@ __all__ = ["describe_product", "list_products", "print_schema", "validate_catalo
 
 def list_products(pattern: str, format_: str, catalog: str | None) -> None:
     """Print the products whose name matches `pattern`."""
-    from meshql.output import write
-    from meshql.output.table import terminal_width
-    from meshql.query.result import result_of_rows
 
     declared = load(find_catalog(catalog))
     rows = [_row(declared, product) for product in declared.matching(pattern)]
     if not rows:
         raise UnknownProductError.from_names(pattern, declared.products)
-    write(result_of_rows(rows), sys.stdout.buffer, format_, width=terminal_width())
+    print_rows(rows, format_)
 
 
 def _row(catalog: Catalog, product: Product) -> dict[str, str | None]:

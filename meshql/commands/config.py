@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from meshql.commands.listing import print_rows
 from meshql.config import Config, config_path
 
 __all__ = ["print_config", "print_path"]
@@ -18,14 +19,7 @@ def print_config(config: Config, format_: str) -> None:
     if format_ == "json":
         print(json.dumps(rows, indent=2))
         return
-    import pyarrow
-
-    from meshql.output.table import terminal_width, text_table
-
-    texts = [row | {"value": _text(row["value"])} for row in rows]
-    table = pyarrow.Table.from_pylist(texts)
-    types = ["VARCHAR"] * table.num_columns
-    print(text_table(table.column_names, types, table, width=terminal_width(), null=""))
+    print_rows([row | {"value": _text(row["value"])} for row in rows], format_, null="")
 
 
 def print_path() -> None:

@@ -40,9 +40,8 @@ def up() -> None:
     for sentence in demo.notes:
         note(sentence)
     with connect(demo.catalog, receipts=True) as mesh:
-        say(
-            f"three clouds and {len(mesh.products())} products are up ({time.perf_counter() - started:.1f} s)\n"
-        )
+        seconds = time.perf_counter() - started
+        say(f"three clouds and {len(mesh.products())} products are up ({seconds:.1f} s)\n")
         supervise(lambda: _show_query(mesh), mesh.interrupt)
     print(f"\ncatalog: {demo.catalog}", flush=True)
     if sys.stdin.isatty() and sys.stdout.isatty():

@@ -33,7 +33,9 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
         if newer and newer[0].etag == last.proof[0] and _version(newer[-1]) == int(last.version):
             return last
     root = location.folder
-    commits = _commits(store, root, _checkpoint(store, root))
+    start = _checkpoint(store, root)
+    # A hint that leads past the log's end is a wrong hint.
+    commits = _commits(store, root, start) or (_commits(store, root, 0) if start else [])
     if not commits:
         raise LocationError(
             f"{product.name}: no Delta table at {root}",

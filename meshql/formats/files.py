@@ -45,7 +45,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     options = "".join(f", {quote_identifier(k)} => {_literal(v)}" for k, v in product.options.items())
     return Snapshot(
         product=product,
-        location=location,
+        location=_scope(location, files),
         version=hashlib.sha256("\n".join(proof).encode()).hexdigest()[:12],
         relation=f"{READERS[product.format]}([{uris}]{options})",
         proof=proof,
@@ -55,9 +55,17 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     )
 
 
+def _scope(location: Location, files: list[Object]) -> Location:
+    """What all of the files lie in: the file itself, or the folder, which ends with a slash."""
+    if glob := GLOB.search(location.key):
+        folder = location.key[: glob.start()].rpartition("/")[0]
+        return Location(location.scheme, location.bucket, folder).folder
+    return location if files[0].key == location.key else location.folder
+
+
 def _files(product: Product, location: Location, store: Store) -> list[Object]:
-    if GLOB.search(location.key):
-        fixed = location.key[: GLOB.search(location.key).start()]  # type: ignore[union-attr]
+    if glob := GLOB.search(location.key):
+        fixed = location.key[: glob.start()]
         pattern = _regex(location.key)
         return [o for o in store.objects(fixed.rpartition("/")[0] + "/") if pattern.fullmatch(o.key)]
     suffix = SUFFIXES[product.format]

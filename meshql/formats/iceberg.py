@@ -35,8 +35,9 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
         root = Location(location.scheme, location.bucket, location.key.rpartition("metadata/")[0])
     else:
         root = location.folder
-        named = _newest_of(_successors(store, root, last)) if last else None
-        named = named or _hinted(store, root) or _newest_of(store.objects(f"{root.key}metadata/"))
+        known = last.proof[0] if last else _hinted(store, root)
+        named = _still_newest(store, known) if known else None
+        named = named or _newest_of(store.objects(f"{root.key}metadata/"))
     if named is None:
         raise LocationError(
             f"{product.name}: no Iceberg table at {location}",
@@ -82,32 +83,32 @@ def _newest_of(objects: list[Object]) -> Object | None:
     return max(found, key=lambda o: (_sequence(o), o.modified), default=None)
 
 
-def _successors(store: Store, root: Location, last: Snapshot) -> list[Object]:
-    """The metadata file of `last` and those behind it; one small listing where names are padded."""
-    key = last.proof[0]
-    name = key.rpartition("/")[2]
+def _still_newest(store: Store, key: str) -> Object | None:
+    """The metadata file `key` if the store has it and none that follows; else None.
+
+    Every commit writes the next number, so one that is not there proves that there is none beyond it. Names
+    with a uuid cannot be guessed, but one small listing shows those of this number and the next.
+    """
+    folder, _, name = key.rpartition("/")
     digits = re.match(r"\d+", name)
     if digits is None:
-        following = f"{root.key}metadata/v{int(last.version.lstrip('v')) + 1}.metadata.json"
-        return [o for o in (store.head(key), store.head(following)) if o]
-    following = f"{int(digits[0]) + 1:0{len(digits[0])}d}"
-    differs = next(i for i, (a, b) in enumerate(zip(digits[0], following, strict=False)) if a != b)
-    shared = following[:differs]
-    return store.objects(f"{root.key}metadata/{shared}", after=f"{root.key}metadata/{shared}")
+        number = METADATA.match(name)
+        following = f"{folder}/v{int(number[1]) + 1}.metadata.json" if number else ""
+        return None if following and store.head(following) else store.head(key)
+    next_digits = f"{int(digits[0]) + 1:0{len(digits[0])}d}"
+    differs = next(i for i, (a, b) in enumerate(zip(digits[0], next_digits, strict=False)) if a != b)
+    shared = f"{folder}/{next_digits[:differs]}"
+    newest = _newest_of(store.objects(shared, after=shared))
+    return newest if newest and newest.key == key else None
 
 
-def _hinted(store: Store, root: Location) -> Object | None:
-    """The metadata file that version-hint.text leads to; a hint may lag, so later ones are looked for."""
+def _hinted(store: Store, root: Location) -> str | None:
+    """The key of the metadata file that version-hint.text names; the hint may lag behind the table."""
     hint = store.get(f"{root.key}metadata/version-hint.text")
     if not hint:
         return None
     said = hint.decode(errors="replace").strip().removeprefix("v")
-    if not said.isdigit():
-        return store.head(f"{root.key}metadata/{said}.metadata.json")
-    version, found = int(said), None
-    while newer := store.head(f"{root.key}metadata/v{version}.metadata.json"):
-        version, found = version + 1, newer
-    return found
+    return f"{root.key}metadata/{'v' if said.isdigit() else ''}{said}.metadata.json"
 
 
 def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshql.errors import QueryError
-from meshql.query.supervise import supervise
 from meshql.sql import quote_identifier
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Result:
         self._account = account
         self._end = end
         self._interrupt = interrupt
+        self._thread: ThreadPoolExecutor | None = None
         self._stream: pyarrow.RecordBatchReader | None = None
         self._schema: pyarrow.Schema | None = None
         self._ahead: list[pyarrow.RecordBatch] = []
@@ -161,22 +162,30 @@ class Result:
             return None
         stream = self._reading()
         try:
-            batch = self._interruptible(stream.read_next_batch)
-        except StopIteration:
-            self._finish("read", ok=True)
-            return None
+            batch = self._interruptible(lambda: next(stream, None))
         except BaseException as error:
             translated = self._translate(error)
             self._finish("closed", ok=False)
             raise translated from None
+        if batch is None:
+            self._finish("read", ok=True)
+            return None
         self._rows += batch.num_rows
         return batch
 
-    def _interruptible(self, read: Callable[[], pyarrow.RecordBatch]) -> pyarrow.RecordBatch:
+    def _interruptible(self, read: Callable[[], pyarrow.RecordBatch | None]) -> pyarrow.RecordBatch | None:
         """Read so that Ctrl-C is seen: the main thread, which gets it, must not wait inside DuckDB."""
         if threading.current_thread() is not threading.main_thread():
             return read()
-        return supervise(read, self._interrupt)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="meshql-read")
+        job = self._thread.submit(read)
+        try:
+            wait([job])
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
+        return job.result()
 
     def _reading(self) -> pyarrow.RecordBatchReader:
         if self._state == "closed":
@@ -195,6 +204,8 @@ class Result:
             self._state = state
             self.receipt = self._account(self._rows) if ok and state == "read" else None
             self._stream = None
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
             self._end(ok)
         elif state == "closed":
             self._state = state

@@ -221,6 +221,9 @@ class Session:
         """The error for the user: the deadline, the product that could not be had, or DuckDB's words."""
         if run.deadline.expired:
             return DeadlineError(f"the query was not done within {run.deadline.seconds:g} s")
+        if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
+            # What DuckDB makes of a Ctrl-C in the main thread; the query goes on all the same.
+            error = KeyboardInterrupt()
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             self._cursor.interrupt()
             return error

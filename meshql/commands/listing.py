@@ -1,0 +1,20 @@
+"""Rows of text that a command prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+__all__ = ["print_rows"]
+
+
+def print_rows(rows: Sequence[Mapping[str, str | None]], format_: str, *, null: str | None = None) -> None:
+    """Print rows, one at least, in a format; a table has borders on a terminal only."""
+    from meshql.output import write
+    from meshql.output.table import terminal_width
+    from meshql.query.result import result_of_rows
+
+    width = terminal_width()
+    box = width is not None and os.environ.get("TERM") != "dumb"
+    write(result_of_rows(rows), sys.stdout.buffer, format_, width=width, null=null, box=box)
