@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-from meshql.commands.front import Front
 from meshql.errors import UsageError
 from meshql.output import write
 from meshql.output.table import terminal_width
 from meshql.query.result import Result
+from meshql.shell.state import Front
 from meshql.sql import Statement
 from meshql.terminal import note, say
 
@@ -77,7 +77,7 @@ class Delivery:
         return True
 
     def _to_stdout(self, statement: Statement, result: Result) -> bool:
-        format_ = self._front.format
+        format_ = self._front.settings.mode
         if self._shown and format_ in SEPARATED:
             sys.stdout.buffer.write(b"\n")
         self._shown += 1

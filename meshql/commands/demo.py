@@ -47,7 +47,7 @@ def up() -> None:
     if sys.stdin.isatty() and sys.stdout.isatty():
         from meshql.config import load_config
         from meshql.shell.loop import run_shell
-        from meshql.shell.shell import Settings
+        from meshql.shell.state import Settings
 
         run_shell(demo.catalog, settings=Settings.of(load_config()))
     else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshql.commands.delivery import Delivery
-from meshql.commands.front import Front
+from meshql.commands.front import ScriptFront
 from meshql.commands.given import Source, read_params, read_source
 from meshql.commands.opening import open_mesh
 from meshql.commands.script import Habits, Script
 from meshql.config import Config
 from meshql.output import format_of
 from meshql.query.supervise import supervise
+from meshql.shell.state import Settings
 
 __all__ = ["run", "source"]
 
@@ -43,7 +44,8 @@ def run(
     values, typed = read_params(param_file, params)
     if output and not format_:
         format_of(output)
-    front = Front(format_ or config.format, read=lambda file: script.read(file), silent=habits.dry_run)
+    settings = Settings(mode=format_ or config.format, timing=False)
+    front = ScriptFront(settings, reader=lambda file: script.read(file), silent=habits.dry_run)
     front.params, front.output, front.file_format = values, output, format_
     delivery = Delivery(front, limit=limit, null=config.null, quiet=habits.quiet)
     with open_mesh(config, receipts=habits.stats) as mesh:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from meshql.commands.delivery import NUMBER, Delivery, numbered
-from meshql.commands.front import Front, RunCommand, run_command
+from meshql.commands.front import run_command
 from meshql.commands.given import Source, read_source
 from meshql.errors import DeadlineError, InterruptedQueryError, MeshError, QueryError, UsageError, nearest
 from meshql.shell.completion.tokens import read
 from meshql.shell.script import Command, Sql, items
+from meshql.shell.state import Front
 from meshql.sql import Statement, split
 from meshql.terminal import report, say
 
@@ -66,15 +67,12 @@ class Script:
         front: Front,
         delivery: Delivery,
         habits: Habits,
-        *,
-        commands: RunCommand = run_command,
     ) -> None:
         self.code = 0
         self._session = session
         self._front = front
         self._delivery = delivery
         self._habits = habits
-        self._commands = commands
         self._number = 0
         self._reading = 0
         self._next: Source | None = None
@@ -150,7 +148,7 @@ class Script:
         if self._habits.echo:
             say(item.text)
         if isinstance(item, Command):
-            self._commands(self._front, item.text)
+            run_command(self._front, item.text)
             return
         self._number += 1
         statement = self._understood(source, item)
@@ -181,7 +179,7 @@ class Script:
             seconds = time.perf_counter() - started
             if self._habits.stats:
                 self._say_stats(source, statement, seconds, receipt, failed)
-            if self._front.timer and failed is None:
+            if self._front.settings.timing and failed is None:
                 say(f"time: {seconds:.3f} s")
 
     def _deliver(self, statement: Statement) -> Receipt | None:
@@ -225,7 +223,7 @@ class Script:
             shown = f"not planned, since what earlier statements make is not there: {reason}"
             told = json.dumps({"sql": statement.text, "reads": None, "unplanned": reason})
         self._changed = self._changed or not statement.reads
-        if self._front.format in {"json", "jsonl"}:
+        if self._front.settings.mode in {"json", "jsonl"}:
             print(told, flush=True)
             return
         if self._number > 1:

@@ -8,7 +8,7 @@ from meshql.commands.opening import catalog_of
 from meshql.config import Config
 from meshql.errors import UsageError
 from meshql.shell.loop import run_shell
-from meshql.shell.shell import Settings
+from meshql.shell.state import Settings
 
 __all__ = ["open_shell"]
 

@@ -15,10 +15,12 @@ from meshql.catalog.load import load
 from meshql.errors import InterruptedQueryError, QueryError, UsageError, nearest
 from meshql.output import FORMATS, format_of
 from meshql.shell.bookmarks import Bookmark
+from meshql.shell.values import value_of, values_of
 from meshql.terminal import note, say
 
 if TYPE_CHECKING:
-    from meshql.shell.shell import Answer, Shell
+    from meshql.shell.shell import Shell
+    from meshql.shell.state import Answer, Front
 
 __all__ = [
     "SHOWN_FORMATS",
@@ -46,43 +48,28 @@ __all__ = [
 SHOWN_FORMATS = [f for f in FORMATS if f not in {"parquet", "arrow"}]
 """Formats for the screen."""
 
-DEEPEST = 20
-"""Files that read files that read files."""
 
-
-def mode(shell: Shell, argument: str) -> None:
+def mode(front: Front, argument: str) -> None:
     """Choose the format of results on the screen."""
-    shell.settings.mode = one_of(argument, SHOWN_FORMATS, "format")
+    front.settings.mode = one_of(argument, SHOWN_FORMATS, "format")
 
 
-def output(shell: Shell, argument: str) -> None:
+def output(front: Front, argument: str) -> None:
     """Send results to a file, or back to the screen."""
     if argument:
         format_of(argument)
-    shell.output = Path(argument) if argument else None
+    front.output, front.file_format = argument or None, None
 
 
-def once(shell: Shell, argument: str) -> None:
+def once(front: Front, argument: str) -> None:
     """Send the next result to a file."""
     format_of(argument)
-    shell.once = Path(argument)
+    front.once = argument
 
 
-def read(shell: Shell, argument: str) -> None:
+def read(front: Front, argument: str) -> None:
     """Run a file's SQL and commands."""
-    path = Path(argument.strip("'\"")).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"cannot read {path}: {reason}") from None
-    shell.reading += 1
-    try:
-        if shell.reading > DEEPEST:
-            raise UsageError(f"{path} reads itself, through {DEEPEST} files")
-        shell.run_text(text)
-    finally:
-        shell.reading -= 1
+    front.read(argument.strip("'\""))
 
 
 def edit(shell: Shell, argument: str) -> None:
@@ -110,15 +97,16 @@ def _run_editor(path: Path) -> None:
         raise UsageError(f"the editor failed: {command}: {error}", hint="export EDITOR=nano") from None
 
 
-def timer(shell: Shell, argument: str) -> None:
-    """Show or hide the line below results."""
-    shell.settings.timing = switch(argument, shell.settings.timing)
-    note(f"timer is {'on' if shell.settings.timing else 'off'}")
+def timer(front: Front, argument: str) -> None:
+    """Show or hide what a result took."""
+    front.settings.timing = switch(argument, front.settings.timing)
+    if not argument and not front.silent:
+        note(f"timer is {'on' if front.settings.timing else 'off'}")
 
 
-def types(shell: Shell, argument: str) -> None:
+def types(front: Front, argument: str) -> None:
     """Show or hide the types of columns."""
-    shell.settings.types = switch(argument, shell.settings.types)
+    front.settings.types = switch(argument, front.settings.types)
 
 
 def expanded(shell: Shell, argument: str) -> None:
@@ -142,17 +130,15 @@ def watch(shell: Shell, argument: str) -> None:
         say("")
 
 
-def param(shell: Shell, argument: str) -> None:
+def param(front: Front, argument: str) -> None:
     """Show, set or unset the values of parameters."""
-    from meshql.shell.values import value_of
-
     words = argument.split(maxsplit=2)
     if not words:
-        shell.show_rows([{"parameter": f"${k}", "value": repr(v)} for k, v in shell.params.items()])
-    elif words[0] == "set" and len(words) == 3:
-        shell.params[words[1].removeprefix("$")] = value_of(words[2])
+        front.show_rows([{"parameter": f"${k}", "value": repr(v)} for k, v in front.params.items()])
+    elif words[0] == "set" and len(words) == 3 and words[1].removeprefix("$").isidentifier():
+        front.params[words[1].removeprefix("$")] = value_of(words[2])
     elif words[0] == "unset" and len(words) == 2:
-        shell.params.pop(words[1].removeprefix("$"), None)
+        front.params.pop(words[1].removeprefix("$"), None)
     else:
         raise UsageError(f"not a parameter: {argument}", hint=".param set NAME VALUE, or .param unset NAME")
 
@@ -211,8 +197,6 @@ def bookmarks(shell: Shell, argument: str) -> None:
 
 def run_bookmark(shell: Shell, argument: str) -> None:
     """Run a bookmark, with other values of its parameters where they are given."""
-    from meshql.shell.values import values_of
-
     name, *given = shlex.split(argument)
     bookmark = shell.bookmarks.get(name)
     before = shell.params
@@ -242,14 +226,15 @@ def open_(shell: Shell, argument: str) -> None:
     note(f"the page is {path}")
 
 
-def print_(shell: Shell, argument: str) -> None:
+def print_(front: Front, argument: str) -> None:
     """Print a text."""
-    print(argument, flush=True)
+    if not front.silent:
+        print(argument, flush=True)
 
 
-def quit_(shell: Shell, argument: str) -> None:
+def quit_(front: Front, argument: str) -> None:
     """Leave."""
-    shell.leaving = True
+    front.leaving = True
 
 
 def last_sql(shell: Shell) -> str:

@@ -23,7 +23,7 @@ from meshql import __version__
 from meshql.catalog.model import Catalog
 from meshql.errors import CatalogError, InterruptedQueryError, MeshError
 from meshql.folders import state_folder
-from meshql.shell.commands import COMMANDS, Command
+from meshql.shell.commands import COMMANDS, Command, run_command
 from meshql.shell.completion.candidates import Command as Offered
 from meshql.shell.completion.completer import SqlCompleter
 from meshql.shell.completion.refresher import Refresher
@@ -31,7 +31,8 @@ from meshql.shell.doing import SHOWN_FORMATS
 from meshql.shell.highlight import STYLES, SqlLexer
 from meshql.shell.history import PrivateHistory
 from meshql.shell.script import is_command, is_open
-from meshql.shell.shell import Settings, Shell
+from meshql.shell.shell import Shell
+from meshql.shell.state import Settings
 from meshql.shell.watcher import CatalogWatcher
 from meshql.terminal import coloured, note, report, say, styled
 
@@ -53,7 +54,7 @@ def run_shell(
 
     The catalog loads in the background: the prompt is there at once.
     """
-    shell = Shell(catalog, settings=settings, engine_settings=engine_settings)
+    shell = Shell(catalog, run_command=run_command, settings=settings, engine_settings=engine_settings)
     loop = _Loop(shell)
     try:
         loop.run()

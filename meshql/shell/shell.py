@@ -7,12 +7,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from meshql.config import Config
-from meshql.errors import MeshError
+from meshql.errors import MeshError, UsageError
 from meshql.folders import state_folder
 from meshql.mesh import Mesh, connect
 from meshql.query.engine import LOSSLESS
@@ -22,64 +21,26 @@ from meshql.shell.bookmarks import Bookmarks
 from meshql.shell.running import LiveLine
 from meshql.shell.script import Command, items
 from meshql.shell.show import show_answer
+from meshql.shell.state import Answer, Settings
 from meshql.terminal import coloured, note, report
 
 if TYPE_CHECKING:
-    import pyarrow
-
-    from meshql.query.receipt import Receipt
     from meshql.query.session import Session
     from meshql.shell.history import PrivateHistory
     from meshql.sql import Statement
 
-__all__ = ["Answer", "Settings", "Shell"]
+__all__ = ["Shell"]
 
 T = TypeVar("T")
+
+DEEPEST = 20
+"""Files that read files that read files."""
 
 KEPT_ROWS = 1_000_000
 """Rows of an answer that are kept for `_`, .plot and .open; a longer one is cancelled there, and says so."""
 
 ROWS_SHOWN_ALWAYS = frozenset({"EXPLAIN", "CALL", "PRAGMA"})
 """Kinds of statements that give rows though they cannot stand in a FROM clause."""
-
-
-@dataclass(slots=True)
-class Settings:
-    """What .set changes; the configuration gives the first values."""
-
-    mode: str = "table"
-    row_limit: int = 40
-    null: str = "NULL"
-    timing: bool = True
-    types: bool = False
-    expanded: str = "auto"
-    pager: str = "auto"
-    editing_mode: str = "emacs"
-    timeout: float | None = None
-    complete_while_typing: bool = True
-    prompt: str = "meshql> "
-    keep_history: bool = True
-
-    @classmethod
-    def of(cls, config: Config) -> Settings:
-        """Return what the configuration says."""
-        names = {f.name for f in fields(cls)} & {f.name for f in fields(config)}
-        given = {name: getattr(config, name) for name in names}
-        return cls(**given | {"null": config.null or "NULL"})
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The rows of a statement, `table` at most; `complete` says whether these are all."""
-
-    sql: str
-    columns: tuple[str, ...]
-    types: tuple[str, ...]
-    table: pyarrow.Table
-    complete: bool
-    seconds: float
-    receipt: Receipt | None
-    changed: bool = False
 
 
 class Shell:
@@ -89,20 +50,24 @@ class Shell:
         self,
         catalog: Path,
         *,
+        run_command: Callable[[Shell, str], None],
         settings: Settings | None = None,
         engine_settings: Mapping[str, str] | None = None,
         interactive: bool = True,
     ) -> None:
         self.settings = settings or Settings()
+        self._run_command = run_command
         self.interactive = interactive
         self.params: dict[str, Any] = {}
         self.answer: Answer | None = None
         self.last_sql: str | None = None
-        self.output: Path | None = None
-        self.once: Path | None = None
+        self.output: str | None = None
+        self.file_format: str | None = None
+        self.once: str | None = None
+        self.silent = False
         self.leaving = False
         self.code = 0
-        self.reading = 0
+        self._reading = 0
         self.catalog = catalog
         self.bookmarks = Bookmarks(state_folder() / "bookmarks.json")
         self.history: PrivateHistory | None = None
@@ -150,15 +115,29 @@ class Shell:
 
     def run_text(self, text: str) -> None:
         """Do the commands and statements of `text` in turn; raises what the first failing one raises."""
-        from meshql.shell.commands import run_command
-
         for item in items(text):
             if self.leaving:
                 return
             if isinstance(item, Command):
-                run_command(self, item.text)
+                self._run_command(self, item.text)
             else:
                 self.run_sql(item.text)
+
+    def read(self, file: str) -> None:
+        """Run a file's commands and SQL; raises UsageError when it cannot be read, or reads itself."""
+        path = Path(file).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UsageError(f"cannot read {path}: {reason}") from None
+        self._reading += 1
+        try:
+            if self._reading > DEEPEST:
+                raise UsageError(f"{path} reads itself, through {DEEPEST} files")
+            self.run_text(text)
+        finally:
+            self._reading -= 1
 
     def run_sql(self, text: str) -> None:
         """Run the statements of `text` and show their rows."""
@@ -257,7 +236,7 @@ class Shell:
 
         self.session.register("_", answer.table.rename_columns(unique(answer.columns)))
 
-    def _write(self, statement: Statement, target: Path) -> None:
+    def _write(self, statement: Statement, target: str) -> None:
         from meshql.output import Written, write
 
         def work() -> Written:

@@ -18,7 +18,7 @@ from meshql.terminal import coloured, say, size, styled
 
 if TYPE_CHECKING:
     from meshql.query.receipt import Receipt
-    from meshql.shell.shell import Answer, Settings
+    from meshql.shell.state import Answer, Settings
 
 __all__ = ["footer", "page_text", "read_line", "show_answer"]
 
