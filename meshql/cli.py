@@ -109,7 +109,8 @@ def query(
 ) -> int:
     """Run the SQL of FILE, of stdin (-) or of -c, one statement after the other.
 
-    Between statements, a line may hold a command: .mode .output .once .param .read .print .timer .quit
+    Between statements, a line may hold a command: .mode .output .once .param .read .print .timer .expanded
+    .set .products .domains .describe .schema .preview .explain .plan .doctor .quit
 
     \b
     meshql query report.sql
@@ -172,7 +173,7 @@ def describe(name: str, catalog: str | None) -> None:
     """Show a product: its columns, owner, location, version, files, rows, bytes and last change."""
     from meshql.commands.catalog import describe_product
 
-    describe_product(name, _catalog(catalog))
+    describe_product(name, _config(catalog=catalog))
 
 
 @cli.command()

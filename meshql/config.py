@@ -7,6 +7,7 @@ came from.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import tomllib
@@ -18,7 +19,7 @@ from typing import Any
 from meshql.errors import UsageError, nearest
 from meshql.folders import config_folder
 
-__all__ = ["FORMATS", "Config", "config_path", "load_config"]
+__all__ = ["FORMATS", "Config", "config_path", "load_config", "setting_of"]
 
 FORMATS = ("table", "csv", "tsv", "json", "jsonl", "markdown", "vertical", "parquet", "arrow")
 
@@ -85,6 +86,7 @@ class Config:
     )
     pager: str = _setting("auto", "What shows long results in the shell: auto, off, or a command")
     timing: bool = _setting(True, "Whether the shell says how long a statement took")
+    types: bool = _setting(False, "Whether the shell shows the types of columns")
     editing_mode: str = _setting("emacs", "Keys of the shell", choices=("emacs", "vi"))
     complete_while_typing: bool = _setting(True, "Whether the shell suggests without Tab")
     memory_limit: str | None = _setting(
@@ -142,6 +144,14 @@ def load_config(environ: Mapping[str, str] | None = None, flags: Mapping[str, An
     if mistakes:
         raise UsageError("\n".join(mistakes), hint="meshql config --path tells where the file is")
     return Config(**values, origins=origins)
+
+
+def setting_of(name: str, text: str) -> Any:
+    """Return the value that a text gives to a setting; raises UsageError for one that it cannot have."""
+    value = _parsed(name, text)
+    if mistake := _mistake(name, value):
+        raise UsageError(f"{name} = {text}: {mistake}")
+    return _typed(name, value)
 
 
 def _in_file(path: Path, environ: Mapping[str, str], mistakes: list[str]) -> Iterator[tuple[str, Any, str]]:
@@ -244,6 +254,8 @@ def _mistake(name: str, value: Any) -> str | None:
     kind, rules = _kind(name), SETTINGS[name].metadata
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        return f"expected {EXPECTED[kind]}"
+    if isinstance(value, float) and not math.isfinite(value):
         return f"expected {EXPECTED[kind]}"
     if rules["choices"] and value not in rules["choices"]:
         close = nearest(str(value), rules["choices"], most=1)

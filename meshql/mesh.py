@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +59,7 @@ class Mesh:
         self._engine = Engine(broker, settings=settings)
         self._resolver = Resolver(catalog, self._engine, broker)
         self._receipts = receipts
-        self._running: set[Session] = set()
+        self._running = weakref.WeakSet[Session]()
         self._lock = threading.Lock()
         self._closed = False
         if receipts:
@@ -97,7 +98,7 @@ class Mesh:
         """Return a session of its own: statements one after the other, with temporary tables and settings."""
         if self._closed:
             raise QueryError("the mesh is closed", hint="open one: meshql.connect(...)")
-        session = Session(self._engine, self._resolver, receipts=self._receipts)
+        session = Session(self._engine, self._resolver, receipts=self._receipts, on_close=self._forget)
         with self._lock:
             self._running.add(session)
         return session
@@ -131,6 +132,7 @@ class Mesh:
         """Cancel what runs and let everything go; closing twice does nothing."""
         if not self._closed:
             self._closed = True
+            self.interrupt()
             self._resolver.close()
             self._engine.close()
 

@@ -30,6 +30,10 @@ SYNTAX_LEVEL = (duckdb.ParserException, duckdb.SyntaxException, duckdb.NotImplem
 
 WORD = re.compile(r'"((?:[^"]|"")*)"|[\w$]+|.', re.DOTALL)
 
+READ_NOTHING = frozenset({"ATTACH", "DETACH", "DROP", "LOAD", "PRAGMA", "TRANSACTION", "VACUUM"})
+
+DYNAMIC = re.compile(r"\bquery(_table)?\s*\(", re.IGNORECASE)
+
 DYNAMIC_FUNCTIONS = frozenset({"query", "query_table"})
 """Table functions that take SQL or table names as strings."""
 
@@ -61,6 +65,21 @@ class Statement:
     names: tuple[TableName, ...]
     exact: bool
     parameters: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether it is of a kind that reads no table, by whatever name: BEGIN, ATTACH, DROP ..."""
+        return self.kind in READ_NOTHING
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether it may read tables whose names come from values: `query_table($name)`."""
+        return bool(DYNAMIC.search(self.text))
+
+    @property
+    def makes_names(self) -> bool:
+        """Whether later statements may read its tables through a name that it makes: views, macros ..."""
+        return self.kind in {"CREATE", "PREPARE"}
 
     @property
     def reads(self) -> bool:
@@ -156,9 +175,13 @@ def _names_in_tree(text: str, connection: duckdb.DuckDBPyConnection) -> list[Tab
             names.append(TableName(node["table_name"], node["schema_name"], node["catalog_name"]))
         elif node.get("type") == "SHOW_REF" and node["table_name"]:
             names.append(TableName(node["table_name"].strip('"'), node["schema_name"], node["catalog_name"]))
-        elif node.get("type") == "TABLE_FUNCTION" and node["function"]["function_name"] in DYNAMIC_FUNCTIONS:
+        elif node.get("type") == "TABLE_FUNCTION" and _is_dynamic(node["function"]):
             names.extend(_names_in_arguments(node["function"]))
     return names
+
+
+def _is_dynamic(function: dict[str, Any]) -> bool:
+    return str(function["function_name"]).lower() in DYNAMIC_FUNCTIONS
 
 
 def _names_in_arguments(function: dict[str, Any]) -> list[TableName]:

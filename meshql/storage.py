@@ -89,7 +89,8 @@ class Store:
 
     def __init__(self, store: ObjectStore, place: str) -> None:
         self._store = store
-        self._place = place
+        self.place = place
+        """The bucket and the endpoint, in words."""
         self._sorted = not isinstance(store, LocalStore)
 
     def objects(self, prefix: str, *, after: str | None = None) -> list[Object]:
@@ -119,27 +120,41 @@ class Store:
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
-            raise storage_error(str(error), self._place) from None
+            raise storage_error(str(error), self.place) from None
 
 
 def open_store(connection: Connection, credentials: Credentials, location: Location) -> Store:
-    """Return the store that `location` lies in, as `credentials` see it; nothing is sent yet."""
+    """Return the store that `location` lies in, as `credentials` see it; nothing is sent yet.
+
+    Raises CredentialsError for keys and endpoints that cannot be right.
+    """
+    place = _place(connection, location)
+    try:
+        return Store(_opened(connection, credentials, location), place)
+    except (BaseError, ValueError):
+        # The library's words may hold what was given.
+        raise CredentialsError(
+            f"the connection's keys or endpoint are malformed: {place}",
+            hint="check the connection's `auth` and `endpoint`",
+        ) from None
+
+
+def _opened(connection: Connection, credentials: Credentials, location: Location) -> ObjectStore:
     match connection:
         case S3Connection():
             path_style = connection.url_style == "path"
             config = _s3(credentials) | {"region": connection.region}
-            store: ObjectStore = _s3_store(location.bucket, connection.endpoint, path_style, config)
+            return _s3_store(location.bucket, connection.endpoint, path_style, config)
         case GcsConnection():
             endpoint = connection.endpoint or GCS_ENDPOINT
-            store = _s3_store(location.bucket, endpoint, True, _s3(credentials) | {"region": "auto"})
+            return _s3_store(location.bucket, endpoint, True, _s3(credentials) | {"region": "auto"})
         case AzureConnection():
-            store = _azure_store(location.bucket, connection, credentials)
+            return _azure_store(location.bucket, connection, credentials)
         case HttpConnection():
             root = f"{location.scheme}://{location.bucket}"
-            store = HTTPStore.from_url(root, client_options=CLIENT, retry_config=RETRY)
+            return HTTPStore.from_url(root, client_options=CLIENT, retry_config=RETRY)
         case _:
-            store = LocalStore("/")
-    return Store(store, _place(connection, location))
+            return LocalStore("/")
 
 
 def storage_error(text: str, place: str) -> StorageError:
@@ -228,14 +243,16 @@ def _with_bucket(endpoint: str, bucket: str) -> str:
 
 
 def _azure_store(container: str, connection: AzureConnection, credentials: Credentials) -> AzureStore:
-    account, key, endpoint = connection.account, None, connection.endpoint
+    account, key, sas, endpoint = connection.account, None, None, connection.endpoint
     if isinstance(credentials, StorageConnectionString):
         account = credentials.part("AccountName") or account
-        key = credentials.part("AccountKey")
+        key, sas = credentials.part("AccountKey"), credentials.part("SharedAccessSignature")
         endpoint = credentials.part("BlobEndpoint") or endpoint
     elif isinstance(credentials, AccountKey):
         account, key = credentials.account, credentials.key.get_secret_value()
-    identity: AzureConfig = {"account_key": key} if key else {"skip_signature": True}
+    identity: AzureConfig = {"skip_signature": True}
+    if key or sas:
+        identity = {"account_key": key} if key else {"sas_key": sas or ""}
     if endpoint:
         identity["endpoint"] = endpoint.rstrip("/")
     return AzureStore(

@@ -182,6 +182,12 @@ def test_a_deadline_holds_while_a_store_hangs(run, hanging):
     assert time.monotonic() - started < 8
 
 
+def test_the_configured_deadline_holds_for_descriptions(run, hanging):
+    started = time.monotonic()
+    run("describe", "a.b", code=4, catalog=hanging, MESHQL_TIMEOUT="1")
+    assert time.monotonic() - started < 8
+
+
 def test_ctrl_c_holds_while_a_store_hangs(hanging):
     process = subprocess.Popen(
         [*MESHQL, "query", "-c", "FROM a.b", "-C", str(hanging)], stderr=subprocess.PIPE, text=True
@@ -199,7 +205,7 @@ def test_ctrl_c_ends_with_130(retail):
     process = subprocess.Popen(
         [*MESHQL, "query", "-c", slow, "-C", str(retail.catalog)], stderr=subprocess.PIPE, text=True
     )
-    time.sleep(2.5)
+    time.sleep(5)
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
     _, said = process.communicate(timeout=20)
@@ -230,6 +236,7 @@ def test_products_and_describe(run):
     found = run("describe", "sales.orders").stdout
     for word in ("ana@example.com", "s3://prod-bucket/sales/orders/", "delta", "100,000", "DECIMAL(12,2)"):
         assert word in found
+    assert "did you mean sales.*?" in run("products", "salse.*", code=2).stderr
     unknown = run("describe", "sales.oders", code=2)
     assert "did you mean sales.orders?" in unknown.stderr
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from meshql import config, output
-from meshql.config import config_path, load_config
+from meshql.config import config_path, load_config, setting_of
 from meshql.errors import UsageError
 
 
@@ -149,6 +149,28 @@ def test_config_shows_every_value_and_its_origin(run, tmp_path):
     assert run("config", "--path").stdout == f"{tmp_path / 'config.toml'}\n"
     assert run("config", "--path", text="broken = [").returncode == 0
     assert "config.toml:1" in run("config", text="broken = 1", code=2).stderr
+
+
+def test_config_shows_the_catalog_that_is_found(run, tmp_path):
+    def told():
+        rows = json.loads(run("config", "-f", "json", XDG_CONFIG_HOME=str(tmp_path / "none")).stdout)
+        return next((r["value"], r["origin"]) for r in rows if r["name"] == "catalog")
+
+    assert told() == (None, "default")
+    missing = run("products", code=2, XDG_CONFIG_HOME=str(tmp_path / "none"))
+    assert "meshql demo" in missing.stderr
+    (tmp_path / "catalogs").mkdir()
+    (tmp_path / "catalogs" / "c.yaml").write_text(CATALOG)
+    assert told() == ("catalogs", "./catalogs")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("row_limit", "nan"), ("row_limit", "0"), ("timeout", "inf"), ("mode", "arrow"), ("timing", "maybe")],
+)
+def test_a_setting_takes_only_what_the_file_could_hold(name, text):
+    with pytest.raises(UsageError, match=f"{name} = {text}: expected"):
+        setting_of(name, text)
 
 
 CATALOG = "meshql: 1\nproducts:\n  - {name: a.b, location: b.csv, format: csv}\n"

@@ -340,3 +340,52 @@ SELECT count(*) FROM march;
     told = json.loads(run("-c", COUNTED, "--dry-run", "-f", "json").stdout)
     assert (told["reads"][0]["files"], told["reads"][0]["files_total"]) == (24, 24)
     assert told["bytes"] == told["reads"][0]["bytes_total"]
+
+
+RETURNING = "CREATE TEMP TABLE t (x INTEGER);\nINSERT INTO t VALUES (7) RETURNING x;\n"
+
+
+def test_rows_of_any_statement_are_written(run, script, tmp_path):
+    prepared = "PREPARE p AS SELECT 8 AS x;\nEXECUTE p;\nINSERT INTO t VALUES (9);\n"
+    done = run(script(RETURNING + prepared), "-f", "csv")
+    assert done.stdout == "x\n7\nx\n8\n"
+    assert "INSERT: 1 row\n" in done.stderr
+    done = run(script(RETURNING + prepared), "-o", "o-{n}.csv")
+    assert [(tmp_path / f"o-{n}.csv").read_text() for n in (1, 2)] == ["x\n7\n", "x\n8\n"]
+    assert "1 row written to o-1.csv" in done.stderr
+
+
+def test_a_command_that_nobody_knows_stops_the_script_before_it_begins(run, script):
+    assert run(script("SELECT 1 AS x;\n.moed csv\n"), code=2).stdout == ""
+    assert "x\n1\n" in run(script("SELECT 1 AS x;\n.moed csv\n"), "--keep-going", "-f", "csv", code=2).stdout
+
+
+def test_scripts_look_at_the_catalog_as_the_shell_does(run, script):
+    text = """
+.products sales.*
+\\d sales.orders
+.schema sales.orders
+.preview crm.customers 2
+.domains
+.doctor sales.orders
+.plan SELECT $year, count(*) FROM sales.orders WHERE year = $year
+SELECT 1 AS one;
+.explain
+.set null -
+\\x on
+SELECT NULL AS nothing;
+.mode parquet
+"""
+    done = run(script(text), "-q", "-p", "year=2026")
+    for said in ("ana@example.com", "CREATE TABLE sales.orders (", "✓ sales.orders", "12 of 24 files"):
+        assert said in done.stdout
+    assert "── row 1 ──\nnothing  -\n" in done.stdout
+    places = [done.stdout.index(s) for s in ("CREATE TABLE", "✓ sales", "12 of 24", "one\n")]
+    assert places == sorted(places)
+    dry = run(script(text), "--dry-run", "-p", "year=2026").stdout
+    assert "CREATE TABLE" not in dry
+
+
+def test_null_is_dim_in_a_terminal(in_terminal):
+    shown = in_terminal("-c", "SELECT NULL AS a, 'NULL' AS b", TERM="xterm")
+    assert shown.count("\x1b[2mNULL\x1b[0m") == 1

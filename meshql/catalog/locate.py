@@ -40,7 +40,10 @@ def find_catalog(
     own = config_folder(environ) / "catalog"
     if own.exists():
         return own
-    hint = f"name one with --catalog FOLDER or ${VARIABLE}, or write ./{FOLDER}/catalog.yaml"
+    hint = (
+        f"name one with --catalog FOLDER or ${VARIABLE}, or write ./{FOLDER}/catalog.yaml; "
+        "meshql demo shows one that works"
+    )
     raise CatalogError(f"no catalog: neither ./{FOLDER} nor {own} has one", hint=hint)
 
 

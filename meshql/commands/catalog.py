@@ -8,7 +8,9 @@ from meshql.catalog.load import check, load
 from meshql.catalog.locate import find_catalog
 from meshql.catalog.model import Catalog, Product
 from meshql.commands.listing import print_rows
-from meshql.errors import CatalogError, UnknownProductError
+from meshql.commands.opening import open_mesh
+from meshql.config import Config
+from meshql.errors import CatalogError
 from meshql.terminal import say
 
 __all__ = ["describe_product", "list_products", "print_schema", "validate_catalog"]
@@ -20,7 +22,9 @@ def list_products(pattern: str, format_: str, catalog: str | None) -> None:
     declared = load(find_catalog(catalog))
     rows = [_row(declared, product) for product in declared.matching(pattern)]
     if not rows:
-        raise UnknownProductError.from_names(pattern, declared.products)
+        from meshql.shell.about import no_products
+
+        raise no_products(pattern, declared)
     print_rows(rows, format_)
 
 
@@ -36,14 +40,13 @@ def _row(catalog: Catalog, product: Product) -> dict[str, str | None]:
     }
 
 
-def describe_product(name: str, catalog: str | None) -> None:
-    """Print what is declared of a product and what lies in its store now."""
-    from meshql.mesh import connect
+def describe_product(name: str, config: Config) -> None:
+    """Print what is declared of a product and what lies in its store now, if that is told in time."""
     from meshql.query.describe import description_text
     from meshql.query.supervise import supervise
 
-    with connect(catalog) as mesh:
-        found = supervise(lambda: mesh.product(name), mesh.interrupt)
+    with open_mesh(config) as mesh:
+        found = supervise(lambda: mesh.product(name), mesh.interrupt, timeout=config.timeout)
     print(description_text(found))
 
 
@@ -56,9 +59,11 @@ def validate_catalog(path: str | None) -> None:
     errors = sum(m.severity == "error" for m in mistakes)
     if errors:
         raise CatalogError(f"catalog {folder} has {errors:,} mistake{'s' if errors > 1 else ''}")
+    warned = len(mistakes)
+    outcome = f"{warned:,} warning{'' if warned == 1 else 's'}, no errors" if warned else "no mistakes"
     catalog = load(folder)
     counts = f"{len(catalog.products):,} products on {len(catalog.connections):,} connections"
-    say(f"{folder}: {counts}, no mistakes")
+    say(f"{folder}: {counts}, {outcome}")
 
 
 def print_schema() -> None:

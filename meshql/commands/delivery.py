@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
-from meshql.errors import UsageError
 from meshql.output import write
 from meshql.output.table import terminal_width
-from meshql.query.result import Result
+from meshql.query.result import Result, is_count
 from meshql.shell.state import Front
+from meshql.shell.target import Targets, rows_said
 from meshql.sql import Statement
-from meshql.terminal import note, say
+from meshql.terminal import coloured, note, say
 
-__all__ = ["Delivery", "numbered"]
+__all__ = ["Delivery"]
 
 SEPARATED = frozenset({"table", "vertical", "markdown"})
 """Formats in which an empty line stands between results."""
-
-NUMBER = "{n}"
-
-
-def numbered(output: str) -> str:
-    """Return a name for one file a result: `out-{n}.csv`."""
-    path = Path(output)
-    return str(path.with_stem(f"{path.stem}-{NUMBER}"))
 
 
 class Delivery:
     """Writes one result after the other."""
 
-    def __init__(self, front: Front, *, limit: int | None, null: str | None, quiet: bool) -> None:
+    def __init__(self, front: Front, *, limit: int | None, quiet: bool) -> None:
         self._front = front
         self._limit = limit
-        self._null = null
         self._quiet = quiet
         self._width = terminal_width()
         self._box = self._width is not None and os.environ.get("TERM") != "dumb"
-        self._results = 0
         self._shown = 0
-        self._files: set[Path] = set()
+        self._targets = Targets()
 
     def deliver(self, statement: Statement, result: Result) -> bool:
         """Write the rows of a statement that has some; say what one that changes rows did.
@@ -48,7 +37,7 @@ class Delivery:
         Returns whether anybody still reads. Raises UsageError for a file that took a result before.
         """
         with result:
-            if statement.reads or result.types not in (("BIGINT",), ("BOOLEAN",)):
+            if not is_count(statement, result):
                 return self._write(statement, result)
             if not self._quiet:
                 self._tell(statement, result)
@@ -59,29 +48,30 @@ class Delivery:
         target, format_ = front.once or front.output, front.file_format
         if front.once:
             front.once, format_ = None, None
-        self._results += 1
+        self._targets.count()
         if target:
-            return self._to_file(result, target.replace(NUMBER, str(self._results)), format_)
+            return self._to_file(result, self._targets.claim(target), format_)
         return self._to_stdout(statement, result)
 
     def _to_file(self, result: Result, target: str, format_: str | None) -> bool:
-        path = Path(target).absolute()
-        if path in self._files:
-            raise UsageError(f"{target} holds a result already", hint=f"number the files: {numbered(target)}")
-        written = write(result, target, format_, limit=self._limit, null=self._null, box=False)
-        self._files.add(path)
+        null = self._front.settings.null
+        written = write(result, target, format_, limit=self._limit, null=null, box=False)
+        self._targets.fill(target)
         if written.truncated:
             self._note_limit(written.rows)
         elif not self._quiet:
-            say(f"{written.rows:,} rows written to {target}")
+            say(f"{rows_said(written.rows)} written to {target}")
         return True
 
     def _to_stdout(self, statement: Statement, result: Result) -> bool:
-        format_ = self._front.settings.mode
+        settings = self._front.settings
+        format_ = settings.mode
+        if format_ == "table" and settings.expanded == "on":
+            format_ = "vertical"
         if self._shown and format_ in SEPARATED:
             sys.stdout.buffer.write(b"\n")
         self._shown += 1
-        if statement.kind == "EXPLAIN" and format_ == "table":
+        if statement.kind == "EXPLAIN" and settings.mode == "table":
             print("\n".join(str(row[-1]).rstrip() for row in result.fetchall()), flush=True)
             return True
         written = write(
@@ -90,8 +80,9 @@ class Delivery:
             format_,
             limit=self._limit,
             width=self._width,
-            null=self._null,
+            null=settings.null,
             box=self._box,
+            dim=self._box and coloured(sys.stdout),
         )
         if written.truncated:
             self._note_limit(written.rows)
@@ -104,4 +95,4 @@ class Delivery:
     def _tell(self, statement: Statement, result: Result) -> None:
         for (count,) in result.fetchall():
             if isinstance(count, int) and not isinstance(count, bool):
-                say(f"{statement.kind.replace('_', ' ')}: {count:,} rows")
+                say(f"{statement.kind.replace('_', ' ')}: {rows_said(count)}")

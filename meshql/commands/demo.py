@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -49,9 +50,16 @@ def up() -> None:
         from meshql.shell.loop import run_shell
         from meshql.shell.state import Settings
 
-        run_shell(demo.catalog, settings=Settings.of(load_config()))
+        config = load_config()
+        run_shell(
+            demo.catalog,
+            settings=Settings.of(config),
+            engine_settings=config.engine(),
+            keep_history=config.keep_history,
+        )
     else:
-        say("go on with: meshql --catalog, or export MESHQL_CATALOG; meshql demo --down removes it all")
+        command = f"meshql --catalog {shlex.quote(str(demo.catalog))}"
+        say(f"go on with: {command}\nmeshql demo --down removes it all")
 
 
 def down() -> None:

@@ -14,7 +14,10 @@ def print_rows(rows: Sequence[Mapping[str, str | None]], format_: str, *, null: 
     from meshql.output import write
     from meshql.output.table import terminal_width
     from meshql.query.result import result_of_rows
+    from meshql.terminal import coloured
 
     width = terminal_width()
     box = width is not None and os.environ.get("TERM") != "dumb"
-    write(result_of_rows(rows), sys.stdout.buffer, format_, width=width, null=null, box=box)
+    dim = box and coloured(sys.stdout)
+    sys.stdout.flush()
+    write(result_of_rows(rows), sys.stdout.buffer, format_, width=width, null=null, box=box, dim=dim)

@@ -44,12 +44,20 @@ def run(
     values, typed = read_params(param_file, params)
     if output and not format_:
         format_of(output)
-    settings = Settings(mode=format_ or config.format, timing=False)
-    front = ScriptFront(settings, reader=lambda file: script.read(file), silent=habits.dry_run)
-    front.params, front.output, front.file_format = values, output, format_
-    delivery = Delivery(front, limit=limit, null=config.null, quiet=habits.quiet)
+    settings = Settings(mode=format_ or config.format, null=config.null, timing=False, pager="off")
     with open_mesh(config, receipts=habits.stats) as mesh:
-        script = Script(mesh.session(), front, delivery, habits)
+        front = ScriptFront(
+            settings,
+            mesh,
+            mesh.session(),
+            reader=lambda file: script.read(file),
+            runner=lambda statement: script.deliver(statement),
+            params=values,
+            output=output,
+            file_format=format_,
+            silent=habits.dry_run,
+        )
+        script = Script(front, Delivery(front, limit=limit, quiet=habits.quiet), habits)
         script.check(given, typed)
 
         def interrupt() -> None:

@@ -8,21 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from meshql.commands.delivery import NUMBER, Delivery, numbered
-from meshql.commands.front import run_command
+from meshql.commands.delivery import Delivery
+from meshql.commands.front import known, run_command
 from meshql.commands.given import Source, read_source
 from meshql.errors import DeadlineError, InterruptedQueryError, MeshError, QueryError, UsageError, nearest
 from meshql.shell.completion.tokens import read
 from meshql.shell.script import Command, Sql, items
 from meshql.shell.state import Front
+from meshql.shell.target import NUMBER, numbered
 from meshql.sql import Statement, split
 from meshql.terminal import report, say
 
 if TYPE_CHECKING:
     from meshql.query.receipt import Receipt
-    from meshql.query.session import Session
 
 __all__ = ["Habits", "Script", "pieces"]
+
+NAMING = frozenset({".read", ".explain", ".plan"})
+"""Commands whose SQL may use a parameter that no statement of the script names."""
 
 DEEPEST = 20
 """Files that read files that read files."""
@@ -63,13 +66,12 @@ class Script:
 
     def __init__(
         self,
-        session: Session,
         front: Front,
         delivery: Delivery,
         habits: Habits,
     ) -> None:
         self.code = 0
-        self._session = session
+        self._session = front.session
         self._front = front
         self._delivery = delivery
         self._habits = habits
@@ -85,8 +87,8 @@ class Script:
         if not found:
             raise UsageError("there is no SQL statement to run")
         statements = [s for item in found if isinstance(item, Sql) for s in self._known(source, item)]
-        commands = [item for item in found if isinstance(item, Command)]
-        if not any(c.text[1:].startswith("read") for c in commands):
+        commands = [name for item in found if isinstance(item, Command) for name in self._named(source, item)]
+        if not NAMING & set(commands):
             _refuse_unused(typed, statements)
         output, rows = self._front.output, [s for s in statements if s.reads]
         if output and len(rows) > 1 and NUMBER not in output and not commands and not self._habits.dry_run:
@@ -124,6 +126,15 @@ class Script:
             raise UsageError(f"{source.name} reads itself, through {DEEPEST} files")
         self.run(source)
         self._reading -= 1
+
+    def _named(self, source: Source, item: Command) -> list[str]:
+        """The name of a command, or none for one that will fail when its turn comes."""
+        try:
+            return [known(item.text)[0]]
+        except UsageError as error:
+            if self._habits.keep_going:
+                return []
+            raise _placed(error, source.place(item.line)) from None
 
     def _known(self, source: Source, item: Sql) -> list[Statement]:
         """The statement of a piece, or none for one that will fail when its turn comes."""
@@ -168,10 +179,11 @@ class Script:
 
     def _measured(self, source: Source, statement: Statement) -> None:
         """Run a statement, and say what it took where that is wanted, even when it fails."""
+        self._front.last_sql = statement.text
         started = time.perf_counter()
         receipt, failed = None, None
         try:
-            receipt = self._deliver(statement)
+            receipt = self.deliver(statement)
         except MeshError as error:
             failed = error.message
             raise
@@ -182,8 +194,9 @@ class Script:
             if self._front.settings.timing and failed is None:
                 say(f"time: {seconds:.3f} s")
 
-    def _deliver(self, statement: Statement) -> Receipt | None:
-        result = self._session.run(statement, self._values(statement))
+    def deliver(self, statement: Statement) -> Receipt | None:
+        """Run a statement, write its rows, and return what it read; ends the script if nobody reads on."""
+        result = self._session.run(statement, self._front.values_of(statement))
         if not self._delivery.deliver(statement, result):
             self._stopped = True
         return result.receipt
@@ -208,13 +221,10 @@ class Script:
             told["error"] = failed
         say(json.dumps(told, default=str))
 
-    def _values(self, statement: Statement) -> dict[str, Any]:
-        return {n: self._front.params[n] for n in statement.parameters if n in self._front.params}
-
     def _plan(self, source: Source, statement: Statement) -> None:
         """Print what a statement would read."""
         try:
-            plan = self._session.plan(statement, self._values(statement))
+            plan = self._session.plan(statement, self._front.values_of(statement))
             shown, told = plan.text(), plan.json()
         except QueryError as error:
             if not self._changed:

@@ -17,4 +17,9 @@ def open_shell(config: Config) -> None:
     """Open the shell on this terminal; raises UsageError where there is none."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the shell needs a terminal", hint="meshql query - runs SQL from stdin")
-    run_shell(catalog_of(config), settings=Settings.of(config), engine_settings=config.engine())
+    run_shell(
+        catalog_of(config),
+        settings=Settings.of(config),
+        engine_settings=config.engine(),
+        keep_history=config.keep_history,
+    )

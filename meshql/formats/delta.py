@@ -30,7 +30,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     """
     if last is not None:
         newer = _commits(store, last.location, int(last.version))
-        if newer and newer[0].etag == last.proof[0] and _version(newer[-1]) == int(last.version):
+        if newer and _version(newer[-1]) == int(last.version) and _proof(newer[-1], store) == last.proof:
             return last
     root = location.folder
     start = _checkpoint(store, root)
@@ -52,12 +52,11 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
             f"{product.name}: the Delta log went back from version {last.version} to {version}",
             hint="if the table was made anew, run the statement again; otherwise commits are missing",
         )
-    return _snapshot(product, root, newest)
+    return _snapshot(product, root, newest, _proof(newest, store))
 
 
-def _snapshot(product: Product, root: Location, newest: Object) -> Snapshot:
+def _snapshot(product: Product, root: Location, newest: Object, proof: tuple[str, ...]) -> Snapshot:
     version = str(_version(newest))
-    proof = (newest.etag or newest.modified.isoformat(),)
     database = quote_identifier(snapshot_key(product, version, root, proof))
     attach = f"ATTACH IF NOT EXISTS {quote_literal(str(root))} AS {database} (TYPE delta, VERSION {version})"
     return Snapshot(
@@ -69,6 +68,11 @@ def _snapshot(product: Product, root: Location, newest: Object) -> Snapshot:
         attach=attach,
         changed_at=newest.modified,
     )
+
+
+def _proof(newest: Object, store: Store) -> tuple[str, ...]:
+    """What tells this version from one of another store, or of a table made anew."""
+    return (newest.etag or newest.modified.isoformat(), store.place)
 
 
 def _commits(store: Store, root: Location, start: int) -> list[Object]:

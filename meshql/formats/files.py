@@ -41,7 +41,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     proof = tuple(f"{o.key}\0{o.size}\0{o.etag or o.modified.isoformat()}" for o in files)
     if last is not None and last.proof == proof:
         return last
-    uris = ", ".join(quote_literal(location.at(o.key)) for o in files)
+    uris = ", ".join(quote_literal(_uri(location, o.key)) for o in files)
     options = "".join(f", {quote_identifier(k)} => {_literal(v)}" for k, v in product.options.items())
     return Snapshot(
         product=product,
@@ -55,19 +55,36 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     )
 
 
+def _glob(location: Location) -> re.Match[str] | None:
+    """Where the glob of a location begins; the query of an http address is none."""
+    return None if location.scheme.startswith("http") else GLOB.search(location.key)
+
+
+def _uri(location: Location, key: str) -> str:
+    """The URI of one file as DuckDB's readers take it: what reads as a glob is escaped."""
+    if location.scheme.startswith("http"):
+        return location.at(key)
+    if "?" in key:
+        raise LocationError(
+            f"a file's name holds a ?, which DuckDB reads as an option: {location.at(key)}",
+            hint="rename the file",
+        )
+    return location.at(re.sub(r"[\[*]", lambda found: f"[{found[0]}]", key))
+
+
 def _scope(location: Location, files: list[Object]) -> Location:
     """What all of the files lie in: the file itself, or the folder, which ends with a slash."""
-    if glob := GLOB.search(location.key):
+    if glob := _glob(location):
         folder = location.key[: glob.start()].rpartition("/")[0]
         return Location(location.scheme, location.bucket, folder).folder
     return location if files[0].key == location.key else location.folder
 
 
 def _files(product: Product, location: Location, store: Store) -> list[Object]:
-    if glob := GLOB.search(location.key):
+    if glob := _glob(location):
         fixed = location.key[: glob.start()]
         pattern = _regex(location.key)
-        return [o for o in store.objects(fixed.rpartition("/")[0] + "/") if pattern.fullmatch(o.key)]
+        return [o for o in store.objects(fixed) if pattern.fullmatch(o.key)]
     suffix = SUFFIXES[product.format]
     if not location.key.endswith("/") and (suffix.search(location.key) or location.scheme.startswith("http")):
         file = store.head(location.key)
@@ -110,7 +127,7 @@ def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
     rows = None
     if snapshot.product.format == "parquet":
         keys = (proof.partition("\0")[0] for proof in snapshot.proof)
-        uris = ", ".join(quote_literal(snapshot.location.at(key)) for key in keys)
+        uris = ", ".join(quote_literal(_uri(snapshot.location, key)) for key in keys)
         rows = int(ask(f"SELECT sum(num_rows) FROM parquet_file_metadata([{uris}])")[0][0])
     return Details(files=snapshot.files, rows=rows, bytes=snapshot.bytes, changed_at=snapshot.changed_at)
 

@@ -21,7 +21,7 @@ from meshql.storage import Location, Object, Store
 
 __all__ = ["contents", "details", "resolve"]
 
-METADATA = re.compile(r"v?(\d+)(?:-[\w-]+)?(\.gz)?\.metadata\.json(?:\.gz)?$")
+METADATA = re.compile(r"v?(\d+)(?:-[\w-]+)?(\.gz)?\.metadata\.json$")
 
 
 def resolve(product: Product, location: Location, store: Store, last: Snapshot | None) -> Snapshot:
@@ -30,7 +30,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     The location is the table's folder, or one metadata.json, which then stays the version for good. Raises
     LocationError where there is no metadata.
     """
-    if location.key.endswith((".metadata.json", ".metadata.json.gz")):
+    if location.key.endswith(".metadata.json"):
         named = store.head(location.key)
         root = Location(location.scheme, location.bucket, location.key.rpartition("metadata/")[0])
     else:
@@ -93,8 +93,8 @@ def _still_newest(store: Store, key: str) -> Object | None:
     digits = re.match(r"\d+", name)
     if digits is None:
         number = METADATA.match(name)
-        following = f"{folder}/v{int(number[1]) + 1}.metadata.json" if number else ""
-        return None if following and store.head(following) else store.head(key)
+        following = f"{folder}/v{int(number[1]) + 1}." if number else ""
+        return None if following and _newest_of(store.objects(following)) else store.head(key)
     next_digits = f"{int(digits[0]) + 1:0{len(digits[0])}d}"
     differs = next(i for i, (a, b) in enumerate(zip(digits[0], next_digits, strict=False)) if a != b)
     shared = f"{folder}/{next_digits[:differs]}"

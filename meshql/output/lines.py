@@ -35,8 +35,11 @@ def markdown_blocks(
         yield "".join(map(_markdown_row, rows))
 
 
-def vertical_blocks(columns: Sequence[str], texts: Iterator[Texts], *, null: str) -> Iterator[str]:
-    """Yield each row as a numbered block of lines, one line a value."""
+def vertical_blocks(
+    columns: Sequence[str], texts: Iterator[Texts], *, null: str, dim: bool = False
+) -> Iterator[str]:
+    """Yield each row as a numbered block of lines, one line a value; `dim` sets NULL off from text."""
+    nothing = f"\x1b[2m{visible(null)}\x1b[0m" if dim and null else visible(null)
     names = [visible(name) for name in columns]
     width = max(map(width_of, names))
     labels = [padded(name, width, right=False) + "  " for name in names]
@@ -47,7 +50,8 @@ def vertical_blocks(columns: Sequence[str], texts: Iterator[Texts], *, null: str
             row += 1
             block.append(f"{'' if row == 1 else chr(10)}── row {row} ──\n")
             block.extend(
-                _line(label, null if v is None else v) for label, v in zip(labels, values, strict=True)
+                _line(label, nothing if v is None else visible(v))
+                for label, v in zip(labels, values, strict=True)
             )
         yield "".join(block)
     if not row:
@@ -55,7 +59,7 @@ def vertical_blocks(columns: Sequence[str], texts: Iterator[Texts], *, null: str
 
 
 def _line(label: str, value: str) -> str:
-    return f"{label}{visible(value)}\n" if value else f"{label.rstrip()}\n"
+    return f"{label}{value}\n" if value else f"{label.rstrip()}\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -42,6 +42,7 @@ class Layout:
     null: str
     dim: bool = False
     box: bool = True
+    types: tuple[str, ...] = ()
 
     @classmethod
     def settle(
@@ -53,21 +54,26 @@ class Layout:
         width: int | None,
         null: str,
         dim: bool = False,
+        typed: bool = False,
     ) -> Layout:
         """Make the layout that holds `texts` within `width` columns of a terminal; None is no limit."""
         shown = [visible(name) for name in names]
+        below = tuple(visible(t) for t in types) if typed else ()
+        heads = zip(shown, below, strict=True) if typed else ((name,) for name in shown)
         natural = [
-            max((width_of(t) for t in (name, *(_shown(c, null) for c in column))), default=0)
-            for name, column in zip(shown, texts, strict=True)
+            max((width_of(t) for t in (*head, *(_shown(c, null) for c in column))), default=0)
+            for head, column in zip(heads, texts, strict=True)
         ]
         widths = _fitted(natural, width) if width is not None else [min(w, WIDEST) for w in natural]
         right = tuple(map(is_number, types[: len(widths)]))
-        return cls(tuple(shown), right, tuple(widths), len(names) - len(widths), width is not None, null, dim)
+        hidden, cut = len(names) - len(widths), width is not None
+        return cls(tuple(shown), right, tuple(widths), hidden, cut, null, dim, types=below)
 
     def head(self) -> str:
-        """The upper border, the names, and the line below them."""
+        """The upper border, the names, their types where these are wanted, and the line below them."""
         names = "".join(self._rows([[name] for name in self.names]))
-        return f"{self._border('┌┬┐')}{names}{self._border('├┼┤')}"
+        types = "".join(self._rows([[kind] for kind in self.types], faint=self.dim)) if self.types else ""
+        return f"{self._border('┌┬┐')}{names}{types}{self._border('├┼┤')}"
 
     def rows(self, texts: Texts) -> str:
         """The lines of these rows."""
@@ -80,9 +86,9 @@ class Layout:
             return border
         return f"{border}({len(self.widths)} of {len(self.names)} columns shown)\n"
 
-    def _rows(self, columns: Texts) -> Iterator[str]:
+    def _rows(self, columns: Sequence[Sequence[str | None]], *, faint: bool = False) -> Iterator[str]:
         cells = [
-            [self._cell(t, width, right) for t in column]
+            [self._cell(t, width, right, faint=faint) for t in column]
             for column, width, right in zip(columns, self.widths, self.right, strict=False)
         ]
         if not self.box:
@@ -93,10 +99,10 @@ class Layout:
         end = " │ … │\n" if self.hidden else " │\n"
         return (f"│ {' │ '.join(row)}{end}" for row in zip(*cells, strict=True))
 
-    def _cell(self, text: str | None, width: int, right: bool) -> str:
+    def _cell(self, text: str | None, width: int, right: bool, *, faint: bool) -> str:
         shown = _shown(text, self.null)
         cell = padded(clipped(shown, width) if self.cut else shown, width, right=right)
-        return f"\x1b[2m{cell}\x1b[0m" if text is None and self.dim else cell
+        return f"\x1b[2m{cell}\x1b[0m" if faint or (text is None and self.dim) else cell
 
     def _border(self, corners: str) -> str:
         if not self.box:
@@ -137,15 +143,16 @@ def table_blocks(
     null: str,
     dim: bool = False,
     box: bool = True,
+    typed: bool = False,
 ) -> Iterator[str]:
     """Yield the lines of a table, many at once; the first of `texts` settles the widths.
 
     `dim` sets NULL off from the text that reads so, for terminals that take colour. Without `box` there are
-    no borders, and a line of dashes below the names.
+    no borders, and a line of dashes below the names. `typed` puts the types below them.
     """
     nothing: Texts = [[] for _ in columns]
     first = next(texts, nothing)
-    layout = Layout.settle(columns, types, first, width=width, null=null, dim=dim)
+    layout = Layout.settle(columns, types, first, width=width, null=null, dim=dim, typed=typed)
     layout = replace(layout, box=box)
     yield layout.head() + layout.rows(first)
     for more in texts:

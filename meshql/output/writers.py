@@ -47,6 +47,7 @@ def write(
     width: int | None = None,
     null: str | None = None,
     box: bool = True,
+    dim: bool = False,
 ) -> Written:
     """Write the rows of `result` to a file or a binary stream, at most `limit` of them, and close it.
 
@@ -54,9 +55,9 @@ def write(
     second suffix .gz or .zst compresses text. A stream gets the rows as they come, as a table unless
     `format_name` says otherwise. When its reader goes away, the query ends and nothing is raised.
 
-    `width` is that of the terminal, for tables, and `box` draws borders around them. `null` stands for NULL
-    in text: `NULL`, and nothing in csv and tsv. Names that stand twice stay in text; json, jsonl, parquet and
-    arrow number them: `a`, `a_1`.
+    `width` is that of the terminal, for tables, and `box` draws borders around them; `dim` sets NULL
+    off where people read it. `null` stands for NULL in text: `NULL`, and nothing in csv and tsv.
+    Names that stand twice stay in text; json, jsonl, parquet and arrow number them: `a`, `a_1`.
     Parquet, and Arrow in a file that is not named .arrows, are files of their own; a stream of Arrow is IPC.
 
     Raises UsageError for an unknown format or a path that cannot be written, StorageError when writing fails,
@@ -65,7 +66,7 @@ def write(
     with result, _writing():
         if not isinstance(target, (str, Path)):
             name = known_format(format_name or "table")
-            return _Output(result, name, target, limit, width, null, box=box).write()
+            return _Output(result, name, target, limit, width, null, box=box, dim=dim).write()
         path = Path(target)
         name = known_format(format_name) if format_name else format_of(path)
         with opened(path) as (file, partial), compressed(file, compression_of(path, name)) as stream:
@@ -105,6 +106,7 @@ class _Output:
     partial: Path | None = None
     suffix: str = ""
     box: bool = True
+    dim: bool = False
 
     def write(self) -> Written:
         from meshql.output.encode import Encoder
@@ -131,7 +133,13 @@ def _table(out: _Output, rows: _Rows, encoder: Encoder) -> None:
 
     null = "NULL" if out.null is None else out.null
     for block in table_blocks(
-        encoder.columns, out.result.types, _texts(rows, encoder), width=out.width, null=null, box=out.box
+        encoder.columns,
+        out.result.types,
+        _texts(rows, encoder),
+        width=out.width,
+        null=null,
+        dim=out.dim,
+        box=out.box,
     ):
         out.put(block.encode())
 
@@ -148,7 +156,7 @@ def _vertical(out: _Output, rows: _Rows, encoder: Encoder) -> None:
     from meshql.output.lines import vertical_blocks
 
     null = "NULL" if out.null is None else out.null
-    for block in vertical_blocks(encoder.columns, _texts(rows, encoder), null=null):
+    for block in vertical_blocks(encoder.columns, _texts(rows, encoder), null=null, dim=out.dim):
         out.put(block.encode())
 
 

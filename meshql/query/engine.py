@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from meshql.catalog.model import Connection, Product
+from meshql.errors import CatalogError
 from meshql.formats.snapshot import Snapshot
 from meshql.identity.broker import Broker
 from meshql.identity.secrets import emulator_url, secret_sql
@@ -51,6 +52,9 @@ class Engine:
         self._product_locks: dict[str, threading.Lock] = {}
         self._mounted: dict[str, Snapshot] = {}
         self._secrets: dict[str, str] = {}
+        self._scopes: dict[str, Connection] = {}
+        self.derived: set[str] = set()
+        """Products that somebody made views, macros or prepared statements over."""
         self._preflighted: set[str] = set()
         self._in_use = Counter[str]()
         self._attached: set[str] = set()
@@ -91,42 +95,54 @@ class Engine:
         self._accounting = True
 
     def trust(self, connection: Connection, scope: str) -> None:
-        """Give DuckDB the connection's credentials for URIs that begin with `scope`."""
-        name = f"{connection.name} {scope}"
+        """Give DuckDB the connection's credentials for URIs that begin with `scope`.
+
+        DuckDB chooses credentials by the URI alone, so two connections cannot share one: CatalogError.
+        """
         credentials = self._broker.credentials(connection)
-        statement = secret_sql(name, connection, credentials, scope)
+        statement = secret_sql(scope, connection, credentials, scope)
         if statement is None:
             return
         emulator = emulator_url(connection, credentials)
         if emulator:
             os.environ["AZURITE_BLOB_STORAGE_URL"] = emulator
         with self._lock:
-            if self._secrets.get(name) != statement:
+            holder = self._scopes.setdefault(scope, connection)
+            if holder != connection:
+                raise CatalogError(
+                    f"{scope} is reached through two connections, {holder.name} and {connection.name}",
+                    hint="read it through one of them, or copy it elsewhere: DuckDB cannot tell them apart",
+                )
+            if self._secrets.get(scope) != statement:
                 self.cursor().execute(statement)
-                self._secrets[name] = statement
+                self._secrets[scope] = statement
 
-    def mount(self, snapshot: Snapshot, within: duckdb.DuckDBPyConnection | None = None) -> int | None:
+    def forget_scopes(self) -> None:
+        """Let other connections take the scopes that were trusted so far."""
+        with self._lock:
+            self._scopes.clear()
+
+    def mount(self, snapshot: Snapshot) -> int | None:
         """Make the product's view show `snapshot`; call it inside `using`.
 
-        `within` is a cursor whose own transaction the view is made in. Returns the id under which DuckDB
-        accounts for the reading that this took, or None when the view was there already.
+        Returns the id under which DuckDB accounts for the reading that this took, or None when the view was
+        there already.
         """
         name = snapshot.product.name
-        if within is None and self._mounted.get(name) is snapshot:
+        if self._mounted.get(name) is snapshot:
             return None
         self._mounted.pop(name, None)
-        cursor = within or self.cursor()
+        cursor = self.cursor()
         self._preflight(snapshot, cursor)
         if snapshot.attach:
-            self.cursor().execute(snapshot.attach)
+            cursor.execute(snapshot.attach)
             self._attached.add(snapshot.key)
         with self._lock:
             # Two threads that make the same schema at once would conflict.
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(snapshot.product.domain)}")
         view = quote_name(snapshot.product.domain, snapshot.product.table)
         cursor.execute(f"CREATE OR REPLACE VIEW {view} AS FROM {snapshot.relation}")
-        if within is None:
-            self._mounted[name] = snapshot
+        self._mounted[name] = snapshot
         row = cursor.execute("SELECT current_connection_id()").fetchone()
         return int(row[0]) if row else None
 
@@ -150,6 +166,10 @@ class Engine:
             for lock in locks:
                 stack.enter_context(lock)
             yield
+
+    def mounted(self) -> set[str]:
+        """Return the names of the products that have a view."""
+        return set(self._mounted)
 
     def begin(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Open a transaction that sees the views as they are now, whatever is mounted later."""
@@ -179,9 +199,16 @@ class Engine:
         return frozenset(str(row[0]) for row in self.ask(f"DESCRIBE {view}"))
 
     def unmount(self, name: str) -> None:
-        """Take the view of a product away; does nothing when there is none."""
+        """Take the view of a product away, so that no old version answers; nothing when there is none."""
         with self._lock:
+            lock = self._product_locks.setdefault(name, threading.Lock())
+        with lock:
             snapshot = self._mounted.pop(name, None)
-        if snapshot is not None:
-            view = quote_name(snapshot.product.domain, snapshot.product.table)
-            self.cursor().execute(f"DROP VIEW IF EXISTS {view}")
+            if snapshot is not None:
+                view = quote_name(snapshot.product.domain, snapshot.product.table)
+                self.cursor().execute(f"DROP VIEW IF EXISTS {view}")
+
+    @property
+    def accounting(self) -> bool:
+        """Whether DuckDB's log holds requests, with the credentials in their headers."""
+        return self._accounting

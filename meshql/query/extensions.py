@@ -60,9 +60,14 @@ class Extensions:
         return self._loading[name]
 
     def _load_behind(self, name: str, needed: Iterable[Future[None]]) -> None:
-        for job in needed:
-            job.result()
-        self._load(name)
+        try:
+            for job in needed:
+                job.result()
+            self._load(name)
+        except BaseException:
+            # What failed may be mended by the time it is wanted again.
+            self._loading.pop(name, None)
+            raise
 
     def _load(self, name: str) -> None:
         cursor = self._connection.cursor()

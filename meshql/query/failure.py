@@ -26,6 +26,20 @@ CORRUPT = re.compile(
     r"|Snappy decompression|ZSTD|Avro|avro|Malformed JSON|not a valid",
 )
 
+OF_THE_SQL = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.ParserException,
+)
+
+READERS = re.compile(
+    r"No magic bytes|too small to be a Parquet|Avro|avro|Cannot read file|Snappy|ZSTD|thrift"
+)
+
+QUOTED_PATH = re.compile(r"[\"'](/|\w+://)")
+
 STORAGE = re.compile(
     r"^(IO|HTTP) Error|HTTP (GET|HEAD|PUT|POST) error|\(HTTP \d{3}|Could not connect|Timeout was reached"
     r"|DeltaKernel|Kernel error|AzureBlobStorageFileSystem|No files found that match",
@@ -60,7 +74,9 @@ def failure(error: BaseException, snapshots: Sequence[Snapshot]) -> MeshError:
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return QueryError(text, hint="raise memory_limit, or select fewer columns and rows")
-    if CORRUPT.search(text) and not isinstance(error, (duckdb.BinderException, duckdb.ParserException)):
+    if isinstance(error, OF_THE_SQL):
+        return QueryError(text.rstrip())
+    if CORRUPT.search(text) and _names_file(text, snapshots):
         return _with_product(CorruptError(_first_line(text)), text, snapshots)
     if STORAGE.search(text):
         return _with_product(storage_error(text, _uri(text)), text, snapshots)
@@ -85,8 +101,17 @@ def mount_failure(error: BaseException, snapshot: Snapshot) -> MeshError:
 
 def _with_product(error: StorageError, text: str, snapshots: Sequence[Snapshot]) -> MeshError:
     at_fault = [s for s in snapshots if str(s.location).rstrip("/") in text]
-    at_fault = at_fault or (list(snapshots) if len(snapshots) == 1 else [])
-    return named(error, at_fault[0].product) if at_fault else error
+    if not at_fault and len(snapshots) == 1 and not QUOTED_PATH.search(text):
+        at_fault = list(snapshots)
+    if at_fault:
+        return named(error, at_fault[0].product)
+    # A path that the SQL itself names is no product's fault.
+    return QueryError(text.rstrip()) if re.search(r"[\"']/", text) else error
+
+
+def _names_file(text: str, snapshots: Sequence[Snapshot]) -> bool:
+    """Whether a reader's words name a file of a product, or say what only a reader of files says."""
+    return any(str(s.location).rstrip("/") in text for s in snapshots) or bool(READERS.search(text))
 
 
 def _first_line(text: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
-
-import duckdb
 
 from meshql.catalog.model import Catalog, Product
 from meshql.catalog.references import unset_variables
@@ -17,7 +16,7 @@ from meshql.formats.snapshot import Details, File, Snapshot
 from meshql.identity.broker import Broker
 from meshql.query.engine import Engine
 from meshql.query.failure import failure, mount_failure, named
-from meshql.sql import Statement, TableName, parse
+from meshql.sql import Statement, TableName
 from meshql.storage import Location, Store, open_store
 
 __all__ = ["Resolution", "Resolver"]
@@ -33,13 +32,11 @@ class Resolution:
     failures: dict[str, MeshError] = field(default_factory=dict)
     watched: tuple[int, ...] = ()
 
-    def raise_first(self) -> None:
-        """Raise the error of the first product that failed, if any did; it says how many others did too."""
-        for error in self.failures.values():
-            others = len(self.failures) - 1
-            if others:
-                error.message += f" (and {others} other product{'s' if others > 1 else ''} failed)"
-            raise error
+    def raise_first(self, among: Iterable[str] | None = None) -> None:
+        """Raise the error of the first product that failed, if any did; only of those `among`, if given."""
+        for name in self.failures if among is None else among:
+            if name in self.failures:
+                raise self.failures[name]
 
 
 class Resolver:
@@ -59,7 +56,10 @@ class Resolver:
         gone = self.catalog.products.keys() - catalog.products.keys()
         with self._lock:
             self.catalog = catalog
+            # Connections may lead elsewhere now, as somebody else.
             self._stores.clear()
+            self._last.clear()
+        self._engine.forget_scopes()
         for name in gone:
             self._engine.unmount(name)
 
@@ -67,26 +67,29 @@ class Resolver:
         """Let the threads go."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def products(self, statement: Statement, cursor: duckdb.DuckDBPyConnection) -> list[Product]:
-        """Return the products that `statement` names, itself or through views that `cursor` sees."""
-        found: dict[str, Product] = {}
-        pending, seen = list(statement.names), set[TableName]()
-        while pending:
-            name = pending.pop(0)
-            if name in seen:
-                continue
-            seen.add(name)
-            product = self._product(name)
-            if product:
-                found[product.name] = product
-            elif view := view_sql(cursor, name):
-                pending += [n for s in parse(view, cursor) for n in s.names]
-        return list(found.values())
+    def named(self, statement: Statement, schemas: Sequence[str] = ()) -> list[Product]:
+        """Return the products that a statement names; `schemas` are searched for names that have none."""
+        found = (product for name in statement.names for product in self._products(name, schemas))
+        return list({product.name: product for product in found}.values())
 
-    def _product(self, name: TableName) -> Product | None:
-        if name.database and name.database != DEFAULT_DATABASE:
-            return None
-        return self.catalog.find(name.schema, name.table)
+    def reachable(self, statement: Statement) -> list[Product]:
+        """Return the products that a statement may read without naming them.
+
+        Those that views, macros and prepared statements were made over; and all that were ever read, when
+        the names of tables come from values.
+        """
+        if statement.reads_nothing:
+            return []
+        names = self._engine.derived | (self._engine.mounted() if statement.is_dynamic else set())
+        return [p for name in sorted(names) if (p := self.catalog.products.get(name))]
+
+    def _products(self, name: TableName, schemas: Sequence[str]) -> Iterator[Product]:
+        if name.database and name.database.casefold() != DEFAULT_DATABASE:
+            return
+        for schema in [name.schema] if name.schema else schemas:
+            if product := self.catalog.find(schema, name.table):
+                yield product
+                return
 
     def resolve(self, products: Iterable[Product]) -> Resolution:
         """Return the current snapshot of each product; extensions load while the stores answer.
@@ -123,20 +126,16 @@ class Resolver:
             self._last.pop(product.name, None)
             raise named(error, product) from None
         self._last[product.name] = found
-        loading.result()
-        self._engine.trust(self.catalog.connection_of(product), str(found.location))
+        try:
+            loading.result()
+            self._engine.trust(self.catalog.connection_of(product), str(found.location))
+        except MeshError as error:
+            raise named(copy(error), product) from None
         return found
 
-    def mount(self, resolution: Resolution, within: duckdb.DuckDBPyConnection | None = None) -> Resolution:
-        """Make the views of the resolution's snapshots, all at once; call it inside the engine's `using`.
-
-        `within` is a cursor whose own transaction the views are made in, one after the other.
-        """
-        jobs = []
-        for snapshot in resolution.snapshots:
-            jobs.append((snapshot, self._pool.submit(self._mount, snapshot, within)))
-            if within is not None:
-                wait([jobs[-1][1]])
+    def mount(self, resolution: Resolution) -> Resolution:
+        """Make the views of the resolution's snapshots, all at once; call it inside the engine's `using`."""
+        jobs = [(s, self._pool.submit(self._mount, s)) for s in resolution.snapshots]
         kept, watched, failures = [], [], dict(resolution.failures)
         for snapshot, job in jobs:
             try:
@@ -146,9 +145,9 @@ class Resolver:
                 failures[snapshot.product.name] = error
         return Resolution(tuple(kept), failures, tuple(w for w in watched if w is not None))
 
-    def _mount(self, snapshot: Snapshot, within: duckdb.DuckDBPyConnection | None) -> int | None:
+    def _mount(self, snapshot: Snapshot) -> int | None:
         try:
-            return self._engine.mount(snapshot, within)
+            return self._engine.mount(snapshot)
         except Exception as error:
             self._last.pop(snapshot.product.name, None)
             raise mount_failure(error, snapshot) from None
@@ -191,12 +190,3 @@ class Resolver:
                 hint=f"export {missing[0]}=...",
             )
         return Location.parse(product.location)
-
-
-def view_sql(cursor: duckdb.DuckDBPyConnection, name: TableName) -> str | None:
-    """Return the SQL of a view that somebody made and `cursor` sees, or None."""
-    row = cursor.execute(
-        "SELECT sql FROM duckdb_views() WHERE NOT internal AND view_name = ? AND schema_name = ?",
-        [name.table, name.schema or "main"],
-    ).fetchone()
-    return row[0] if row else None

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     import pyarrow
 
     from meshql.query.receipt import Receipt
+    from meshql.sql import Statement
 
-__all__ = ["Result", "result_of", "result_of_rows"]
+__all__ = ["Result", "is_count", "result_of", "result_of_rows"]
 
 BATCH_ROWS = 100_000
 
 SHOWN_ROWS = 40
+
+GRACE_SECONDS = 1.0
 
 
 class Result:
@@ -39,7 +42,7 @@ class Result:
         *,
         translate: Callable[[BaseException], BaseException],
         account: Callable[[int], Receipt | None],
-        end: Callable[[bool], None],
+        end: Callable[[bool | None], None],
         interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         description = cursor.description or []
@@ -55,6 +58,7 @@ class Result:
         self._end = end
         self._interrupt = interrupt
         self._thread: ThreadPoolExecutor | None = None
+        self._hangs = False
         self._stream: pyarrow.RecordBatchReader | None = None
         self._schema: pyarrow.Schema | None = None
         self._ahead: list[pyarrow.RecordBatch] = []
@@ -184,6 +188,7 @@ class Result:
             wait([job])
         except KeyboardInterrupt:
             self._interrupt()
+            self._hangs = not wait([job], timeout=GRACE_SECONDS).done
             raise
         return job.result()
 
@@ -200,15 +205,24 @@ class Result:
 
     def _finish(self, state: Literal["read", "closed"], *, ok: bool) -> None:
         """End the statement once; what it read is known only now, and forgotten by the cursor's next one."""
-        if self._state == "open":
-            self._state = state
+        if self._state != "open":
+            self._state = state if state == "closed" else self._state
+            return
+        self._state = state
+        try:
             self.receipt = self._account(self._rows) if ok and state == "read" else None
+        finally:
             self._stream = None
             if self._thread is not None:
                 self._thread.shutdown(wait=False)
-            self._end(ok)
-        elif state == "closed":
-            self._state = state
+            self._end(None if self._hangs else ok)
+
+
+def is_count(statement: Statement, result: Result) -> bool:
+    """Whether a result has no rows of its own: it only tells how many changed, or that all went well."""
+    shape = (result.columns, result.types)
+    counts = shape in {(("Count",), ("BIGINT",)), (("Success",), ("BOOLEAN",))}
+    return counts and not statement.reads
 
 
 def result_of(table: pyarrow.Table, columns: Sequence[str]) -> Result:

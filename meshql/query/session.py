@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from meshql.errors import DeadlineError, MeshError, QueryError, UnknownProductError, nearest
+from meshql.catalog.model import Catalog
+from meshql.errors import (
+    DeadlineError,
+    InterruptedQueryError,
+    MeshError,
+    PolicyError,
+    QueryError,
+    UnknownProductError,
+    nearest,
+)
 from meshql.formats.snapshot import Snapshot
 from meshql.query.engine import Engine
 from meshql.query.failure import failure
@@ -31,6 +41,10 @@ __all__ = ["Parameters", "Session"]
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
+LOG = re.compile(r"\bduckdb_log|\benable_logging\b", re.IGNORECASE)
+
+SEARCH_PATH = re.compile(r"\s*(USE|SET\s+(SESSION\s+)?(schema|search_path))\b", re.IGNORECASE)
+
 NO_TABLE = re.compile(r"Table with name \"?([^\"\s]+)\"? does not exist")
 
 
@@ -45,7 +59,14 @@ PROGRESS = (
 class Session:
     """A cursor of the engine; one statement of it runs at a time, and a new one closes the last result."""
 
-    def __init__(self, engine: Engine, resolver: Resolver, *, receipts: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        resolver: Resolver,
+        *,
+        receipts: bool = False,
+        on_close: Callable[[Session], None] | None = None,
+    ) -> None:
         self._engine = engine
         self._resolver = resolver
         self._receipts = receipts
@@ -53,9 +74,13 @@ class Session:
         self._watched = watch(self._cursor) if receipts else 0
         for setting in PROGRESS:
             self._cursor.execute(setting)
-        self._result: Result | None = None
+        # The result holds the session, so that one that is dropped unread can end its statement.
+        self._result: weakref.ref[Result] | None = None
         self._in_transaction = False
+        self._held: tuple[Snapshot, ...] = ()
+        self._schemas: tuple[str, ...] = ()
         self._interrupted = False
+        self._on_close = on_close
 
     def parse(self, text: str) -> list[Statement]:
         """Return the statements of `text`; raises QueryError where it does not parse."""
@@ -77,7 +102,7 @@ class Session:
         """
         self._end_last()
         values = _bound(statement, params)
-        run = _Run(statement, _Deadline(timeout, self._cursor), on_end)
+        run = self._begin(statement, timeout, on_end)
         return self._start(run, values, lambda rows: self._receipt(run, rows) if self._receipts else None)
 
     def explain(
@@ -96,7 +121,7 @@ class Session:
         self._end_last()
         refuse_explain(statement)
         values = _bound(statement, params)
-        run = _Run(statement if analyze else planning(statement), _Deadline(timeout, self._cursor), None)
+        run = self._begin(statement if analyze else planning(statement), timeout)
         if not analyze:
             plan = self._start(run, values, lambda _: None).fetchall()
             return planned(plan, self._sources(run))
@@ -115,7 +140,7 @@ class Session:
         self._end_last()
         values = _bound(statement, params)
         # DuckDB counts the line of its EXPLAIN too.
-        run = _Run(replace(statement, line=statement.line - 1), _Deadline(timeout, self._cursor), None)
+        run = self._begin(replace(statement, line=statement.line - 1), timeout)
         try:
             self._pin(run)
             run.deadline.check()
@@ -128,12 +153,19 @@ class Session:
         self._end(run, ok=True)
         return found
 
+    def _begin(
+        self, statement: Statement, timeout: float | None, on_end: Callable[[], None] | None = None
+    ) -> _Run:
+        self._interrupted = False
+        return _Run(statement, _Deadline(timeout, self._cursor), on_end, self._resolver.catalog)
+
     def _start(self, run: _Run, values: Parameters, account: Callable[[int], Receipt | None]) -> Result:
         """Begin to run a statement; `account` is called with the number of its rows, at its end."""
-        self._interrupted = False
         try:
             self._pin(run)
             run.deadline.check()
+            self._check_interrupted()
+            self._refuse_log(run.statement)
             self._cursor.execute(run.statement.text, values or None)
             if self._watched and not run.statement.reads:
                 # It is done, and its profile is gone once its rows are fetched.
@@ -141,17 +173,18 @@ class Session:
         except BaseException as error:
             self._end(run, ok=False)
             raise self._translated(error, run) from None
-        self._follow_transaction(run.statement)
-        self._result = Result(
+        result = Result(
             self._cursor,
             translate=lambda error: self._translated(error, run),
             account=account,
             end=lambda ok: self._end(run, ok=ok),
             interrupt=self.interrupt,
         )
+        self._result = weakref.ref(result)
         if not run.statement.reads:
-            self._result.prefetch()
-        return self._result
+            result.prefetch()
+        self._follow(run)
+        return result
 
     def register(self, name: str, table: pyarrow.Table) -> None:
         """Let statements of this session read `table` under `name`."""
@@ -167,43 +200,74 @@ class Session:
         self._cursor.interrupt()
 
     def close(self) -> None:
-        """Close the last result and let the cursor go."""
+        """Close the last result and let the cursor go; closing twice does nothing."""
         self._end_last()
-        self._cursor.close()
+        if not self._engine.closed:
+            self._cursor.close()
+        if self._on_close:
+            self._on_close(self)
 
     def _end_last(self) -> None:
-        if self._result is not None:
-            self._result.close()
-            self._result = None
+        result = self._result() if self._result else None
+        if result is not None:
+            result.close()
+        self._result = None
 
     def _pin(self, run: _Run) -> None:
-        """Resolve the statement's products and fix their views for its cursor."""
-        exact = run.statement.exact
-        products = self._resolver.products(run.statement, self._cursor)
+        """Resolve what the statement names and what it may reach, and fix the views for its cursor."""
+        certain = self._resolver.named(run.statement, self._schemas)
+        sure = [p.name for p in certain] if run.statement.exact or self._in_transaction else []
+        products = {p.name: p for p in (*certain, *self._resolver.reachable(run.statement))}
         if not products:
             return
-        run.resolution = self._resolver.resolve(products)
-        if exact:
-            run.resolution.raise_first()
+        run.resolution = self._resolver.resolve(products.values())
+        self._fail_or_unmount(run, sure)
         run.used = run.resolution.snapshots
         with self._engine.using(run.used):
-            within = self._cursor if self._in_transaction else None
-            run.resolution = self._resolver.mount(run.resolution, within)
-            if exact:
-                run.resolution.raise_first()
-            if run.used and not self._in_transaction:
+            run.resolution = self._resolver.mount(run.resolution)
+            run.resolution.raise_first(sure)
+            if self._in_transaction:
+                self._see(run)
+            elif run.used:
                 self._engine.begin(self._cursor)
                 run.pinned = True
+        self._fail_or_unmount(run, sure)
 
-    def _end(self, run: _Run, *, ok: bool) -> None:
-        """End the statement's transaction; whatever it was, its snapshots are free again."""
+    def _fail_or_unmount(self, run: _Run, sure: Sequence[str]) -> None:
+        """Raise for a product that is named for sure; of another, see that no old version answers."""
+        run.resolution.raise_first(sure)
+        for name in run.resolution.failures:
+            self._engine.unmount(name)
+
+    def _see(self, run: _Run) -> None:
+        """See that a transaction of the user's has the views; those made after its first look it has not."""
+        shown = {
+            (schema.casefold(), view.casefold())
+            for schema, view in self._cursor.execute(
+                "SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal"
+            ).fetchall()
+        }
+        for product in (s.product for s in run.used):
+            if (product.domain.casefold(), product.table.casefold()) not in shown:
+                raise QueryError(
+                    f"{product.name} is read for the first time in the midst of a transaction",
+                    hint="read it once before BEGIN, or COMMIT first",
+                )
+
+    def _end(self, run: _Run, *, ok: bool | None) -> None:
+        """End the statement's transaction, and let its snapshots go; `ok` is None when a store hangs."""
         run.deadline.cancel()
-        if not self._engine.closed:
-            if run.pinned:
+        try:
+            if run.pinned and ok is not None and not self._engine.closed:
                 self._leave_transaction(ok)
-            self._engine.release(run.used)
-        if run.on_end:
-            run.on_end()
+        finally:
+            if self._in_transaction:
+                self._held += run.used
+            elif not self._engine.closed:
+                self._engine.release((*run.used, *self._held))
+                self._held = ()
+            if run.on_end:
+                run.on_end()
 
     def _leave_transaction(self, ok: bool) -> None:
         if ok:
@@ -213,9 +277,16 @@ class Session:
         with suppress(duckdb.Error, RuntimeError):
             self._cursor.execute("ROLLBACK")
 
-    def _follow_transaction(self, statement: Statement) -> None:
+    def _follow(self, run: _Run) -> None:
+        """Take notice of what a statement changes for those behind it."""
+        statement = run.statement
+        if statement.makes_names:
+            self._engine.derived |= {s.product.name for s in run.used}
         if statement.kind == "TRANSACTION":
-            self._in_transaction = statement.text.split()[0].upper() in {"BEGIN", "START"}
+            self._in_transaction = statement.text[:5].upper() in {"BEGIN", "START"}
+        if SEARCH_PATH.match(statement.text):
+            row = self._cursor.execute("SELECT current_schemas(false)").fetchone()
+            self._schemas = tuple(row[0]) if row else ()
 
     def _translated(self, error: BaseException, run: _Run) -> BaseException:
         """The error for the user: the deadline, the product that could not be had, or DuckDB's words."""
@@ -238,6 +309,16 @@ class Session:
         translated.message = at_line(translated.message, run.statement.line)
         return translated
 
+    def _check_interrupted(self) -> None:
+        """Raise when somebody cancelled while stores were looked at: DuckDB knows nothing of that."""
+        if self._interrupted:
+            raise InterruptedQueryError("the query was cancelled")
+
+    def _refuse_log(self, statement: Statement) -> None:
+        """Keep DuckDB's log of requests from SQL: their headers hold session tokens."""
+        if self._engine.accounting and LOG.search(statement.text):
+            raise PolicyError("DuckDB's log holds credentials", hint="the receipt tells what was read")
+
     def _unknown(self, table: str, words: str, statement: Statement) -> MeshError:
         """The error for a table that is neither a product nor a table of the engine."""
         for name in statement.names:
@@ -253,8 +334,8 @@ class Session:
         resolution = run.resolution
         ids = [self._watched, *resolution.watched]
         log = self._engine.cursor()
-        reads = read_of(self._profiled(run), log, ids, resolution.snapshots, self._resolver.catalog)
-        return Receipt(run.statement.text, self._resolver.catalog.digest, reads, rows, seconds)
+        reads = read_of(self._profiled(run), log, ids, resolution.snapshots, run.catalog)
+        return Receipt(run.statement.text, run.catalog.digest, reads, rows, seconds)
 
     def _profile(self, run: _Run, rows: int) -> Operator:
         seconds = time.perf_counter() - run.started
@@ -267,7 +348,7 @@ class Session:
         return run.profile or self._cursor.get_profiling_information(format="json")
 
     def _sources(self, run: _Run) -> Sources:
-        return Sources(run.resolution.snapshots, self._resolver.catalog, self._engine.columns)
+        return Sources(run.resolution.snapshots, run.catalog, self._engine.columns)
 
 
 @dataclass(slots=True)
@@ -277,6 +358,7 @@ class _Run:
     statement: Statement
     deadline: _Deadline
     on_end: Callable[[], None] | None
+    catalog: Catalog
     resolution: Resolution = field(default_factory=lambda: Resolution(()))
     used: tuple[Snapshot, ...] = ()
     pinned: bool = False

@@ -51,9 +51,9 @@ def supervise(
     true of the error. The mesh it used has to be given up, and the process left with os._exit.
     """
     work = _Work(function)
-    work.start()
     error: MeshError
     try:
+        work.start()
         if _waited(work.done, timeout, tick):
             if work.error is not None:
                 raise work.error

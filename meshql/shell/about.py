@@ -14,20 +14,33 @@ from meshql.sql import quote_identifier, quote_name
 from meshql.terminal import styled
 
 if TYPE_CHECKING:
+    from meshql.catalog.model import Catalog
     from meshql.shell.shell import Shell
+    from meshql.shell.state import Front
     from meshql.sql import Statement
 
-__all__ = ["describe", "doctor", "domains", "explain", "history", "plan_", "preview", "products", "schema"]
+__all__ = [
+    "describe",
+    "doctor",
+    "domains",
+    "explain",
+    "history",
+    "no_products",
+    "plan_",
+    "preview",
+    "products",
+    "schema",
+]
 
 PREVIEWED_ROWS = 10
 
 
-def products(shell: Shell, pattern: str) -> None:
+def products(front: Front, pattern: str) -> None:
     """List the products whose name matches."""
-    catalog = shell.mesh.catalog
+    catalog = front.mesh.catalog
     found = catalog.matching(pattern or "*")
     if not found:
-        raise UnknownProductError.from_names(pattern, catalog.products)
+        raise no_products(pattern, catalog)
     rows = [
         {
             "product": p.name,
@@ -38,38 +51,44 @@ def products(shell: Shell, pattern: str) -> None:
         }
         for p in found
     ]
-    shell.show_rows(rows)
+    front.show_rows(rows)
 
 
-def domains(shell: Shell, argument: str) -> None:
+def no_products(pattern: str, catalog: Catalog) -> UnknownProductError:
+    """Return the error for a pattern that matches no product, with the nearest names, or all of a domain."""
+    whole = {f"{product.domain}.*" for product in catalog.products.values()}
+    return UnknownProductError.from_names(pattern, whole if pattern.endswith("*") else catalog.products)
+
+
+def domains(front: Front, argument: str) -> None:
     """List the domains."""
-    counts = Counter(p.domain for p in shell.mesh.products())
-    shell.show_rows([{"domain": name, "products": str(count)} for name, count in sorted(counts.items())])
+    counts = Counter(p.domain for p in front.mesh.products())
+    front.show_rows([{"domain": name, "products": str(count)} for name, count in sorted(counts.items())])
 
 
-def describe(shell: Shell, name: str) -> None:
+def describe(front: Front, name: str) -> None:
     """Describe a product; without a name, list them all, as psql does."""
     from meshql.query.describe import description_text
 
     if not name:
-        products(shell, "")
+        products(front, "")
         return
-    product = product_of(shell, name)
-    found = shell.supervised(lambda: shell.mesh.product(product.name))
-    page_text(description_text(found), shell.settings)
+    product = product_of(front, name)
+    found = front.supervised(lambda: front.mesh.product(product.name))
+    page_text(description_text(found), front.settings)
 
 
-def schema(shell: Shell, name: str) -> None:
+def schema(front: Front, name: str) -> None:
     """Print the columns of a product as a CREATE TABLE statement."""
-    product = product_of(shell, name)
-    found = shell.supervised(lambda: shell.mesh.product(product.name))
+    product = product_of(front, name)
+    found = front.supervised(lambda: front.mesh.product(product.name))
     lines = []
     for i, column in enumerate(found.columns):
         comma = "," if i < len(found.columns) - 1 else ""
         said = f"  -- {column.description}" if column.description else ""
         lines.append(f"    {quote_if_needed(column.name)} {column.type}{comma}{said}")
     head = f"CREATE TABLE {quote_if_needed(product.domain)}.{quote_if_needed(product.table)} ("
-    page_text("\n".join([head, *lines, ");"]), shell.settings)
+    page_text("\n".join([head, *lines, ");"]), front.settings)
 
 
 def quote_if_needed(name: str) -> str:
@@ -77,60 +96,60 @@ def quote_if_needed(name: str) -> str:
     return name if name.isidentifier() and name == name.lower() else quote_identifier(name)
 
 
-def preview(shell: Shell, argument: str) -> None:
+def preview(front: Front, argument: str) -> None:
     """Show a few rows; the scan ends when they are there."""
     name, _, rows = argument.partition(" ")
-    product = product_of(shell, name)
+    product = product_of(front, name)
     if rows and not rows.isdigit():
         raise UsageError(f"not a number of rows: {rows}", hint=".preview NAME 20")
     text = f"FROM {quote_name(product.domain, product.table)} LIMIT {rows or PREVIEWED_ROWS}"
-    (statement,) = shell.session.parse(text)
-    shell.take(shell.ask(statement))
+    (statement,) = front.session.parse(text)
+    front.deliver(statement)
 
 
-def product_of(shell: Shell, name: str) -> Product:
+def product_of(front: Front, name: str) -> Product:
     """Return the product of a name as SQL writes it, quoted or not."""
-    return shell.mesh.catalog.product(name.replace('"', ""))
+    return front.mesh.catalog.product(name.replace('"', ""))
 
 
-def statement_of(shell: Shell, sql: str) -> Statement:
+def statement_of(front: Front, sql: str) -> Statement:
     """Return the one statement of `sql`, else the last that ran."""
-    text = sql or shell.last_sql
+    text = sql or front.last_sql
     if not text:
         raise QueryError("there is no query yet", hint="give one: .explain SELECT ...")
-    statements = shell.session.parse(text)
+    statements = front.session.parse(text)
     if len(statements) != 1:
         raise UsageError(f"one statement at a time; this text holds {len(statements)}")
     return statements[0]
 
 
-def explain(shell: Shell, sql: str) -> None:
+def explain(front: Front, sql: str) -> None:
     """Run a statement and draw its plan with rows, time, files, bytes and clouds."""
     from meshql.shell.plan_tree import draw
 
-    statement = statement_of(shell, sql)
-    values = shell.values_of(statement)
-    operator = shell.supervised(lambda: shell.session.explain(statement, values, analyze=True))
-    page_text(draw(operator, shell.width, colour=shell.colour), shell.settings)
+    statement = statement_of(front, sql)
+    values = front.values_of(statement)
+    operator = front.supervised(lambda: front.session.explain(statement, values, analyze=True))
+    page_text(draw(operator, front.width, colour=front.colour), front.settings)
 
 
-def plan_(shell: Shell, sql: str) -> None:
+def plan_(front: Front, sql: str) -> None:
     """Tell what a statement would read, without running it."""
-    statement = statement_of(shell, sql)
-    found = shell.supervised(lambda: shell.session.plan(statement, shell.values_of(statement)))
-    print(found.text())
+    statement = statement_of(front, sql)
+    found = front.supervised(lambda: front.session.plan(statement, front.values_of(statement)))
+    print(found.text(), flush=True)
 
 
-def doctor(shell: Shell, name: str) -> None:
+def doctor(front: Front, name: str) -> None:
     """Look at every product's store, or at those of a name, all at once, and tell which answer."""
-    chosen = shell.mesh.products(name or "*")
+    chosen = front.mesh.products(name or "*")
     if not chosen:
-        raise UnknownProductError.from_names(name, shell.mesh.catalog.products)
+        raise no_products(name, front.mesh.catalog)
 
     def look(product: Product) -> tuple[Product, float, str | None]:
         started = time.perf_counter()
         try:
-            shell.mesh.check(product.name)
+            front.mesh.check(product.name)
         except MeshError as error:
             return product, time.perf_counter() - started, str(error)
         return product, time.perf_counter() - started, None
@@ -140,9 +159,10 @@ def doctor(shell: Shell, name: str) -> None:
             return list(pool.map(look, chosen))
 
     width = max(len(p.name) for p in chosen)
-    for product, seconds, wrong in shell.supervised(work):
+    for product, seconds, wrong in front.supervised(work):
         state = styled("✓", "green") if wrong is None else styled("✗", "red")
-        print(f"{state} {product.name:<{width}}  {seconds * 1000:5.0f} ms  {wrong or 'can be read'}")
+        told = f"{seconds * 1000:5.0f} ms  {wrong or 'can be read'}"
+        print(f"{state} {product.name:<{width}}  {told}", flush=True)
 
 
 def history(shell: Shell, words: str) -> None:

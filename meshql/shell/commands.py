@@ -12,7 +12,7 @@ from meshql.shell import about, doing
 if TYPE_CHECKING:
     from meshql.shell.shell import Shell
 
-__all__ = ["COMMANDS", "Command", "named", "run_command"]
+__all__ = ["BY_NAME", "COMMANDS", "Command", "named", "run_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,15 @@ COMMANDS: dict[str, Command] = {
         Command(".read", "FILE", "Runs the SQL and commands of FILE", doing.read, ("\\i",)),
         Command(".edit", "[FILE]", "Opens the last query in $EDITOR, then runs it", doing.edit, ("\\e",)),
         Command(".timer", "[on|off]", "Shows time and bytes below results", doing.timer, ("\\timing",)),
-        Command(".types", "[on|off]", "Shows types beside column names", doing.types),
+        Command(".types", "[on|off]", "Shows types below column names", doing.types),
         Command(".expanded", "[on|off|auto]", "Shows a record a row", doing.expanded, ("\\x",)),
         Command(".watch", "[SECONDS]", "Repeats the last query until Ctrl-C", doing.watch, ("\\watch",)),
         Command(".param", "[set NAME VALUE|unset NAME]", "Values of $parameters", doing.param),
         Command(".set", "[NAME VALUE]", "Shows or changes the shell's settings", doing.set_, ("\\set",)),
         Command(".refresh", "", "Loads the catalog again, and looks at every store anew", doing.refresh),
-        Command(".save", "NAME", "Keeps the last query as a bookmark, with parameters", doing.save),
+        Command(".save", "BOOKMARK", "Keeps the last query as a bookmark, with parameters", doing.save),
         Command(".bookmarks", "", "Lists bookmarks", doing.bookmarks),
-        Command(".run", "NAME [PARAM=VALUE ...]", "Runs a bookmark", doing.run_bookmark),
+        Command(".run", "BOOKMARK [PARAM=VALUE ...]", "Runs a bookmark", doing.run_bookmark),
         Command(".plot", "[bar|line|hist]", "Draws the last result", doing.plot),
         Command(".open", "", "Opens the last result as a page in the browser", doing.open_),
         Command(".print", "TEXT", "Prints TEXT", doing.print_, ("\\echo",)),

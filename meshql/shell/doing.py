@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shlex
-import subprocess
 import tempfile
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshql.catalog.load import load
+from meshql.config import SETTINGS, SHOWN, setting_of
 from meshql.errors import InterruptedQueryError, QueryError, UsageError, nearest
-from meshql.output import FORMATS, format_of
+from meshql.output import format_of
 from meshql.shell.bookmarks import Bookmark
+from meshql.shell.history import holds_secret
+from meshql.shell.programs import run_program, words_of
+from meshql.shell.target import file_named
 from meshql.shell.values import value_of, values_of
 from meshql.terminal import note, say
 
@@ -45,45 +48,47 @@ __all__ = [
     "watch",
 ]
 
-SHOWN_FORMATS = [f for f in FORMATS if f not in {"parquet", "arrow"}]
+SHOWN_FORMATS = list(SHOWN)
 """Formats for the screen."""
 
 
 def mode(front: Front, argument: str) -> None:
-    """Choose the format of results on the screen."""
-    front.settings.mode = one_of(argument, SHOWN_FORMATS, "format")
+    """Choose the format of results that go to no file."""
+    front.settings.mode = one_of(argument, list(front.formats), "format")
 
 
 def output(front: Front, argument: str) -> None:
     """Send results to a file, or back to the screen."""
-    if argument:
-        format_of(argument)
-    front.output, front.file_format = argument or None, None
+    file = file_named(argument)
+    if file:
+        format_of(file)
+    front.output, front.file_format = file or None, None
 
 
 def once(front: Front, argument: str) -> None:
     """Send the next result to a file."""
-    format_of(argument)
-    front.once = argument
+    file = file_named(argument)
+    format_of(file)
+    front.once = file
 
 
 def read(front: Front, argument: str) -> None:
     """Run a file's SQL and commands."""
-    front.read(argument.strip("'\""))
+    front.read(file_named(argument))
 
 
 def edit(shell: Shell, argument: str) -> None:
     """Open a file or the last query in the editor; what is saved is run."""
     if argument:
-        edited = Path(argument).expanduser()
+        edited = Path(file_named(argument))
         _run_editor(edited)
-        shell.run_text(edited.read_text(encoding="utf-8"))
+        shell.read(str(edited))
         return
     with tempfile.TemporaryDirectory() as folder:
         edited = Path(folder) / "query.sql"
         edited.write_text((shell.last_sql or "") + "\n", encoding="utf-8")
         _run_editor(edited)
-        text = edited.read_text(encoding="utf-8").strip()
+        text = _saved(edited)
     if text and text != shell.last_sql:
         print(text)
         shell.run_text(text)
@@ -92,9 +97,21 @@ def edit(shell: Shell, argument: str) -> None:
 def _run_editor(path: Path) -> None:
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
-        subprocess.run([*shlex.split(command), str(path)], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        code = run_program([*words_of(command), str(path)])
+    except OSError as error:
         raise UsageError(f"the editor failed: {command}: {error}", hint="export EDITOR=nano") from None
+    if code:
+        raise UsageError(f"the editor failed: {command}: exit code {code}", hint="export EDITOR=nano")
+
+
+def _saved(path: Path) -> str:
+    """What the editor left; nothing where it took the file away."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"cannot read {path}: it is not UTF-8 text") from None
 
 
 def timer(front: Front, argument: str) -> None:
@@ -109,17 +126,19 @@ def types(front: Front, argument: str) -> None:
     front.settings.types = switch(argument, front.settings.types)
 
 
-def expanded(shell: Shell, argument: str) -> None:
+def expanded(front: Front, argument: str) -> None:
     """Choose whether a row is shown as a record."""
-    turned = "off" if shell.settings.expanded == "on" else "on"
-    shell.settings.expanded = one_of(argument or turned, ["on", "off", "auto"], "value")
-    note(f"expanded is {shell.settings.expanded}")
+    turned = "off" if front.settings.expanded == "on" else "on"
+    front.settings.expanded = one_of(argument or turned, ["on", "off", "auto"], "value")
+    if not argument and not front.silent:
+        note(f"expanded is {front.settings.expanded}")
 
 
 def watch(shell: Shell, argument: str) -> None:
     """Run the last query again and again, until Ctrl-C or an error."""
     seconds = number(argument or "2")
     text = last_sql(shell)
+    pager, shell.settings.pager = shell.settings.pager, "off"
     try:
         while True:
             if shell.interactive:
@@ -128,6 +147,8 @@ def watch(shell: Shell, argument: str) -> None:
             time.sleep(seconds)
     except (KeyboardInterrupt, InterruptedQueryError):
         say("")
+    finally:
+        shell.settings.pager = pager
 
 
 def param(front: Front, argument: str) -> None:
@@ -143,34 +164,42 @@ def param(front: Front, argument: str) -> None:
         raise UsageError(f"not a parameter: {argument}", hint=".param set NAME VALUE, or .param unset NAME")
 
 
-def set_(shell: Shell, argument: str) -> None:
-    """Show all settings, or change one."""
-    known = {f.name: f for f in fields(shell.settings)}
+def set_(front: Front, argument: str) -> None:
+    """Show all settings or one, or change one."""
+    known = [f.name for f in fields(front.settings)]
     name, _, text = argument.partition(" ")
-    if not name:
-        values = {n: getattr(shell.settings, n) for n in known}
-        shell.show_rows([{"setting": n, "value": str(v)} for n, v in values.items()])
-        return
-    if name not in known:
+    if name and name not in known:
         close = nearest(name, known)
         hint = f"did you mean {close[0]}?" if close else f"settings: {', '.join(known)}"
         raise UsageError(f"unknown setting {name}", hint=hint)
-    setattr(shell.settings, name, typed(text.strip(), getattr(shell.settings, name), name))
+    if text.strip():
+        _change(front, name, text.strip())
+        return
+    shown = [name] if name else known
+    front.show_rows([{"setting": n, "value": _written(getattr(front.settings, n))} for n in shown])
 
 
-def typed(text: str, like: Any, name: str) -> Any:
-    """Return `text` as a value of the type that the setting has."""
+def _change(front: Front, name: str, text: str) -> None:
+    """Give a setting what the configuration would take; `off` takes away what need not be set at all."""
     if name == "mode":
-        return one_of(text, SHOWN_FORMATS, "format")
-    if isinstance(like, bool):
-        return switch(text, like)
-    if isinstance(like, int):
-        return int(number(text))
-    if name == "timeout":
-        return None if text in {"", "off"} else number(text)
-    if name == "editing_mode":
-        return one_of(text, ["emacs", "vi"], "value")
-    return text
+        mode(front, text)
+        return
+    if name == "pager":
+        words_of(text)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        value = setting_of(name, text[1:-1])
+    elif text == "off" and SETTINGS[name].default is None:
+        value = None
+    else:
+        value = setting_of(name, text)
+    setattr(front.settings, name, value)
+
+
+def _written(value: object) -> str | None:
+    """A value as .set takes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return None if value is None else str(value)
 
 
 def refresh(shell: Shell, argument: str) -> None:
@@ -182,7 +211,12 @@ def refresh(shell: Shell, argument: str) -> None:
 
 def save(shell: Shell, name: str) -> None:
     """Keep the last query, with the values of its parameters."""
-    shell.bookmarks.save(name, Bookmark(last_sql(shell), dict(shell.params)))
+    sql = last_sql(shell)
+    if holds_secret(sql):
+        raise UsageError("the last query holds a secret, and is not kept", hint="use a $parameter for it")
+    named = {p for statement in shell.session.parse(sql) for p in statement.parameters}
+    params = {n: v for n, v in shell.params.items() if n in named}
+    shell.bookmarks.save(name, Bookmark(sql, params))
     note(f"kept; .run {name} runs it")
 
 
@@ -197,7 +231,7 @@ def bookmarks(shell: Shell, argument: str) -> None:
 
 def run_bookmark(shell: Shell, argument: str) -> None:
     """Run a bookmark, with other values of its parameters where they are given."""
-    name, *given = shlex.split(argument)
+    name, *given = words_of(argument) or [""]
     bookmark = shell.bookmarks.get(name)
     before = shell.params
     shell.params = before | bookmark.params | values_of(given)
@@ -262,7 +296,7 @@ def number(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value <= 0:
+    if value <= 0 or not math.isfinite(value):
         raise UsageError(f"not a positive number: {text}")
     return value
 

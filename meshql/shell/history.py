@@ -11,17 +11,21 @@ from prompt_toolkit.history import FileHistory
 
 __all__ = ["PrivateHistory", "holds_secret"]
 
+NAMED = r"\w*(secret|passw(or)?d|token|api_?key|access_?key|account_?key|key_?id|connection_string)\w*"
+"""Names of what is secret, with whatever stands around them: s3_secret_access_key."""
+
 SECRET = re.compile(
-    r"""
-    \bCREATE\s+(OR\s+REPLACE\s+)?(PERSISTENT\s+|TEMPORARY\s+)?SECRET\b
-    | \b(secret|password|passwd|token|api_?key|account_?key|key_?id|session_token|connection_string)\b
-      \s*(=|:=|=>|:|\s)\s*['"$]?\S
-    | \b(AKIA|ASIA)[0-9A-Z]{16}\b
+    rf"""
+    \bCREATE\s+(OR\s+REPLACE\s+)?(PERSISTENT\s+|TEMPORARY\s+|TEMP\s+)?SECRET\b
+    | \b{NAMED}['"]?\s*(=|:=|=>|:|\bTO\b)\s*\S
+    | \b{NAMED}\s+['"$]\S
+    | ^\s*\.param\s+set\s+\$?{NAMED}\s+\S
+    | \b(AKIA|ASIA)[0-9A-Z]{{16}}\b
     | \bAccountKey=
     | \bX-Amz-Signature=|[?&]sig=
     | ://[^/\s:@]+:[^/\s@]+@
     """,
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 
 

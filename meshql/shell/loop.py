@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -23,14 +22,15 @@ from meshql import __version__
 from meshql.catalog.model import Catalog
 from meshql.errors import CatalogError, InterruptedQueryError, MeshError
 from meshql.folders import state_folder
-from meshql.shell.commands import COMMANDS, Command, run_command
+from meshql.shell.commands import BY_NAME, COMMANDS, Command, run_command
 from meshql.shell.completion.candidates import Command as Offered
 from meshql.shell.completion.completer import SqlCompleter
 from meshql.shell.completion.refresher import Refresher
+from meshql.shell.completion.usage import Usage
 from meshql.shell.doing import SHOWN_FORMATS
 from meshql.shell.highlight import STYLES, SqlLexer
 from meshql.shell.history import PrivateHistory
-from meshql.shell.script import is_command, is_open
+from meshql.shell.script import is_bare, is_command, is_open
 from meshql.shell.shell import Shell
 from meshql.shell.state import Settings
 from meshql.shell.watcher import CatalogWatcher
@@ -48,14 +48,18 @@ TAKEN: dict[str, Literal["product", "path", "sql"]] = {
 
 
 def run_shell(
-    catalog: Path, *, settings: Settings | None = None, engine_settings: Mapping[str, str] | None = None
+    catalog: Path,
+    *,
+    settings: Settings | None = None,
+    engine_settings: Mapping[str, str] | None = None,
+    keep_history: bool = True,
 ) -> int:
     """Run the shell on this terminal until the user leaves; returns the exit code.
 
     The catalog loads in the background: the prompt is there at once.
     """
     shell = Shell(catalog, run_command=run_command, settings=settings, engine_settings=engine_settings)
-    loop = _Loop(shell)
+    loop = _Loop(shell, keep_history=keep_history)
     try:
         loop.run()
     finally:
@@ -70,13 +74,12 @@ def run_shell(
 class _Loop:
     """The prompt, and what works behind it: completion, and the look at the catalog's files."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Shell, *, keep_history: bool) -> None:
         self._shell = shell
-        self._opening = threading.Lock()
         self._refresher = Refresher(self._catalog, columns_of=self._columns_of)
-        self._completer = SqlCompleter(self._refresher, commands=_commands())
+        self._usage = Usage()
         self._watcher = CatalogWatcher(shell.catalog, self._changed, self._broken)
-        if shell.settings.keep_history:
+        if keep_history:
             shell.history = PrivateHistory(state_folder() / "history")
         shell.refreshed = self._refresher.refresh
         self._prompt: PromptSession[str] = self._session()
@@ -105,25 +108,37 @@ class _Loop:
     def _read(self) -> str:
         vi = self._shell.settings.editing_mode == "vi"
         self._prompt.editing_mode = EditingMode.VI if vi else EditingMode.EMACS
+        self._prompt.completer = SqlCompleter(
+            self._refresher, commands=_commands(self._bookmarks()), usage=self._usage
+        )
         # What other threads say meanwhile appears above the prompt.
         with patch_stdout(raw=True):
             return self._prompt.prompt(self._shell.settings.prompt)
 
+    def _bookmarks(self) -> Iterable[str]:
+        """The names of the bookmarks; none from a file that cannot be read, which .bookmarks tells."""
+        try:
+            return sorted(self._shell.bookmarks.all())
+        except (MeshError, OSError):
+            return ()
+
     def _do(self, text: str) -> None:
         try:
-            self._shell.run_text(text)
+            self._shell.run_text(f".{text.strip()}" if is_bare(text) else text)
         except InterruptedQueryError:
             say(styled("cancelled", "yellow"))
         except KeyboardInterrupt:
             say(styled("cancelled", "yellow"))
         except MeshError as error:
             report(error)
-        self._completer.usage.add(text)
+        except Exception as error:
+            # A mistake of meshql's own must not cost the session and its tables.
+            report(MeshError(f"internal error: {type(error).__name__}: {error}"))
+        self._usage.add(text)
 
     def _catalog(self) -> Catalog:
         """The catalog, for completion; the first to ask opens the mesh."""
-        with self._opening:
-            return self._shell.mesh.catalog
+        return self._shell.mesh.catalog
 
     def _columns_of(self, name: str) -> list[tuple[str, str]]:
         found = self._shell.mesh.product(name)
@@ -146,8 +161,7 @@ class _Loop:
             prompt_continuation=lambda width, number, wrapped: "...> ".rjust(width),
             history=shell.history,
             auto_suggest=AutoSuggestFromHistory(),
-            completer=self._completer,
-            complete_while_typing=shell.settings.complete_while_typing,
+            complete_while_typing=Condition(lambda: shell.settings.complete_while_typing),
             complete_in_thread=True,
             lexer=SqlLexer(lambda: self._refresher.metadata),
             style=Style.from_dict(STYLES),
@@ -170,7 +184,7 @@ def _keys() -> KeyBindings:
         if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
             return False
         text = buffer.text
-        return not text.strip() or is_command(text) or not is_open(text)
+        return not text.strip() or is_command(text) or is_bare(text) or not is_open(text)
 
     @keys.add("enter", filter=done)
     def _(event: KeyPressEvent) -> None:
@@ -188,6 +202,20 @@ def _keys() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.complete_state = None
 
+    @Condition
+    def stray() -> bool:
+        """Whether the line that ends is a command which has become part of a statement."""
+        from prompt_toolkit.application import get_app
+
+        document = get_app().current_buffer.document
+        words = document.current_line.split()
+        return document.cursor_position_row > 0 and bool(words) and words[0] in BY_NAME
+
+    @keys.add("enter", filter=~done & ~choosing & stray)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+        note("a statement is open: end it with ; or press Ctrl-C")
+
     @keys.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
@@ -195,13 +223,16 @@ def _keys() -> KeyBindings:
     return keys
 
 
-def _commands() -> list[Offered]:
+def _commands(bookmarks: Iterable[str]) -> list[Offered]:
     """The commands as completion offers them, psql's names for them too."""
-    return [_offered(name, c) for c in COMMANDS.values() for name in (c.name, *c.twins)]
+    kept = tuple(bookmarks)
+    return [_offered(name, c, kept) for c in COMMANDS.values() for name in (c.name, *c.twins)]
 
 
-def _offered(name: str, command: Command) -> Offered:
+def _offered(name: str, command: Command, bookmarks: tuple[str, ...]) -> Offered:
     takes = command.takes.strip("[]")
+    if takes.startswith("BOOKMARK"):
+        return Offered(name, command.does, "choice", bookmarks)
     if command.name == ".mode":
         return Offered(name, command.does, "choice", tuple(SHOWN_FORMATS))
     if command.name == ".set":

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from meshql.shell.completion.tokens import read
 
-__all__ = ["Command", "Sql", "is_command", "is_open", "items"]
+__all__ = ["Command", "Sql", "is_bare", "is_command", "is_open", "items"]
+
+BARE = frozenset({"help", "quit", "exit"})
+"""Commands that people type without their dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ def is_command(line: str) -> bool:
     """Whether a line reads as a command: `.tables` or `\\d`, but not `.5`."""
     word = line.lstrip()
     return word[:1] in {".", "\\"} and not word[1:2].isdigit()
+
+
+def is_bare(text: str) -> bool:
+    """Whether all that is typed is a command that needs no dot."""
+    return text.strip().rstrip(";").rstrip().casefold() in BARE
 
 
 def is_open(text: str) -> bool:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from meshql.config import SHOWN
 from meshql.errors import MeshError, UsageError
 from meshql.folders import state_folder
 from meshql.mesh import Mesh, connect
 from meshql.query.engine import LOSSLESS
-from meshql.query.result import result_of_rows
+from meshql.query.result import is_count, result_of_rows
 from meshql.query.supervise import abandoned, supervise
 from meshql.shell.bookmarks import Bookmarks
 from meshql.shell.running import LiveLine
 from meshql.shell.script import Command, items
 from meshql.shell.show import show_answer
 from meshql.shell.state import Answer, Settings
+from meshql.shell.target import Targets, rows_said
 from meshql.terminal import coloured, note, report
 
 if TYPE_CHECKING:
+    from meshql.output import Written
+    from meshql.query.result import Result
     from meshql.query.session import Session
     from meshql.shell.history import PrivateHistory
     from meshql.sql import Statement
@@ -39,8 +44,8 @@ DEEPEST = 20
 KEPT_ROWS = 1_000_000
 """Rows of an answer that are kept for `_`, .plot and .open; a longer one is cancelled there, and says so."""
 
-ROWS_SHOWN_ALWAYS = frozenset({"EXPLAIN", "CALL", "PRAGMA"})
-"""Kinds of statements that give rows though they cannot stand in a FROM clause."""
+LISTINGS = frozenset({"SHOW TABLES", "SHOW ALL TABLES"})
+"""Statements that list tables, which products are not before they are read."""
 
 
 class Shell:
@@ -61,7 +66,8 @@ class Shell:
         self.params: dict[str, Any] = {}
         self.answer: Answer | None = None
         self.last_sql: str | None = None
-        self.output: str | None = None
+        self._output: str | None = None
+        self._targets = Targets()
         self.file_format: str | None = None
         self.once: str | None = None
         self.silent = False
@@ -73,6 +79,7 @@ class Shell:
         self.history: PrivateHistory | None = None
         self.refreshed: Callable[[], None] = lambda: None
         self._engine_settings = engine_settings or {}
+        self._opening = threading.Lock()
         self._mesh: Mesh | None = None
         self._session: Session | None = None
         self._lost_work = False
@@ -80,16 +87,33 @@ class Shell:
     @property
     def mesh(self) -> Mesh:
         """The mesh, opened when it is first needed; raises CatalogError."""
-        if self._mesh is None:
-            self._mesh = connect(self.catalog, settings={**LOSSLESS, **self._engine_settings}, receipts=True)
-        return self._mesh
+        with self._opening:
+            if self._mesh is None:
+                self._mesh = connect(self.catalog, settings=self._engine_settings_all, receipts=True)
+            return self._mesh
 
     @property
     def session(self) -> Session:
         """The session that statements run in."""
         if self._session is None:
             self._session = self.mesh.session()
+            if self.answer is not None:
+                self._name_last(self.answer)
         return self._session
+
+    @property
+    def output(self) -> str | None:
+        """The file that results go to, one a file; None is the screen. Naming it anew frees its name."""
+        return self._output
+
+    @output.setter
+    def output(self, target: str | None) -> None:
+        self._output, self._targets = target, Targets()
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """The formats of results on the screen."""
+        return SHOWN
 
     @property
     def width(self) -> int:
@@ -143,12 +167,14 @@ class Shell:
         """Run the statements of `text` and show their rows."""
         for statement in self.session.parse(text):
             self.last_sql = statement.text
-            target = self.once or self.output
-            self.once = None
-            if target and statement.reads:
-                self._write(statement, target)
-            else:
-                self.take(self.ask(statement))
+            self.deliver(statement)
+
+    def deliver(self, statement: Statement) -> None:
+        """Run one statement; its rows go to a file or to the screen."""
+        if self.once or self.output:
+            self._write(statement)
+        else:
+            self.take(self.ask(statement))
 
     def take(self, answer: Answer) -> None:
         """Show an answer and keep it for `_`, .plot and .open."""
@@ -156,6 +182,10 @@ class Shell:
             self.answer = answer
             self._name_last(answer)
         show_answer(answer, self.settings, interactive=self.interactive)
+        if not answer.complete:
+            note(f"_ holds the first {answer.table.num_rows:,} rows")
+        if self.interactive and not answer.table.num_rows and _listing(answer.sql):
+            note("this session has no tables; .products lists the products")
 
     def show_rows(self, rows: list[dict[str, str | None]]) -> None:
         """Show rows of text as results are shown; nothing for no rows."""
@@ -174,20 +204,7 @@ class Shell:
         started, values = time.perf_counter(), self.values_of(statement)
 
         def work() -> Answer:
-            with self.session.run(statement, values) as result:
-                rows = statement.reads or statement.kind in ROWS_SHOWN_ALWAYS
-                table, more = result.head(keep)
-                seconds = time.perf_counter() - started
-                return Answer(
-                    statement.text,
-                    result.columns,
-                    result.types,
-                    table,
-                    not more,
-                    seconds,
-                    result.receipt,
-                    not rows,
-                )
+            return _kept(statement, self.session.run(statement, values), keep, started)
 
         return self.supervised(work)
 
@@ -204,7 +221,8 @@ class Shell:
             )
         except MeshError as error:
             if abandoned(error):
-                self._give_up()
+                line.clear()
+                self._give_up(mesh)
             raise
         finally:
             line.clear()
@@ -225,9 +243,16 @@ class Shell:
         """Whether threads still hang on a store, so that the process has to be left with os._exit."""
         return self._lost_work
 
-    def _give_up(self) -> None:
-        """Go on with a new engine; the old one hangs in a read that nothing interrupts."""
-        self._mesh = self._session = None
+    @property
+    def _engine_settings_all(self) -> dict[str, str]:
+        return {**LOSSLESS, **self._engine_settings}
+
+    def _give_up(self, hanging: Mesh) -> None:
+        """Go on with a new engine over the same catalog; the old one hangs in a read that nothing ends."""
+        renewed = Mesh(hanging.catalog, settings=self._engine_settings_all, receipts=True)
+        with self._opening:
+            self._mesh = renewed
+        self._session = None
         self._lost_work = True
         note("a store hangs, so the engine was started anew; temporary tables and settings are gone")
 
@@ -236,11 +261,52 @@ class Shell:
 
         self.session.register("_", answer.table.rename_columns(unique(answer.columns)))
 
-    def _write(self, statement: Statement, target: str) -> None:
-        from meshql.output import Written, write
+    def _write(self, statement: Statement) -> None:
+        """Write the rows of a statement that has some to its file, and show what any other did."""
+        started, values = time.perf_counter(), self.values_of(statement)
 
-        def work() -> Written:
-            return write(self.session.run(statement, self.values_of(statement)), target)
+        def work() -> Answer | tuple[Written, str]:
+            result = self.session.run(statement, values)
+            if is_count(statement, result):
+                return _kept(statement, result, KEPT_ROWS, started)
+            with result:
+                return self._to_file(result)
 
-        written = self.supervised(work)
-        note(f"{written.rows:,} rows written to {target}")
+        done = self.supervised(work)
+        if isinstance(done, Answer):
+            self.take(done)
+        else:
+            written, name = done
+            note(f"{rows_said(written.rows)} written to {name}")
+
+    def _to_file(self, result: Result) -> tuple[Written, str]:
+        """Write a result to the file that is its turn; .once names one for this result alone."""
+        from meshql.output import write
+
+        targets = Targets() if self.once else self._targets
+        target, self.once = self.once or self.output or "", None
+        targets.count()
+        name = targets.claim(target)
+        written = write(result, name, null=self.settings.null)
+        targets.fill(name)
+        return written, name
+
+
+def _listing(sql: str) -> bool:
+    return " ".join(sql.upper().split()) in LISTINGS
+
+
+def _kept(statement: Statement, result: Result, keep: int, started: float) -> Answer:
+    """The first rows of a result, which ends with them."""
+    with result:
+        table, more = result.head(keep)
+        return Answer(
+            statement.text,
+            result.columns,
+            result.types,
+            table,
+            not more,
+            time.perf_counter() - started,
+            result.receipt,
+            is_count(statement, result),
+        )

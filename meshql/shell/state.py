@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from meshql.config import Config
 
 if TYPE_CHECKING:
     import pyarrow
 
+    from meshql.mesh import Mesh
     from meshql.query.receipt import Receipt
+    from meshql.query.session import Session
+    from meshql.sql import Statement
 
 __all__ = ["Answer", "Front", "Settings"]
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -21,7 +27,7 @@ class Settings:
 
     mode: str = "table"
     row_limit: int = 40
-    null: str = "NULL"
+    null: str | None = None
     timing: bool = True
     types: bool = False
     expanded: str = "auto"
@@ -30,14 +36,17 @@ class Settings:
     timeout: float | None = None
     complete_while_typing: bool = True
     prompt: str = "meshql> "
-    keep_history: bool = True
 
     @classmethod
     def of(cls, config: Config) -> Settings:
         """Return what the configuration says."""
         names = {f.name for f in fields(cls)} & {f.name for f in fields(config)}
-        given = {name: getattr(config, name) for name in names}
-        return cls(**given | {"null": config.null or "NULL"})
+        return cls(**{name: getattr(config, name) for name in names})
+
+    @property
+    def null_shown(self) -> str:
+        """What stands for NULL in text for people."""
+        return "NULL" if self.null is None else self.null
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,36 @@ class Front(Protocol):
     once: str | None
     silent: bool
     leaving: bool
+    last_sql: str | None
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """The formats of results that go to no file."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh."""
+
+    @property
+    def session(self) -> Session:
+        """The session that statements run in."""
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal."""
+
+    @property
+    def colour(self) -> bool:
+        """Whether what goes to stdout may be coloured."""
+
+    def values_of(self, statement: Statement) -> dict[str, Any]:
+        """Return the values that this statement's parameters have."""
+
+    def supervised(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, unless it is given up."""
+
+    def deliver(self, statement: Statement) -> None:
+        """Run one statement; its rows go where results go."""
 
     def read(self, file: str) -> None:
         """Run what another file says."""
