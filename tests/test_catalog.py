@@ -1177,7 +1177,8 @@ def test_no_catalog_at_all_says_what_to_do(here: Path) -> None:
     ) as caught:
         find_catalog(None, {"HOME": str(here)})
     assert caught.value.hint == (
-        "name one with --catalog FOLDER or $MESHQL_CATALOG, or write ./catalogs/catalog.yaml"
+        "name one with --catalog FOLDER or $MESHQL_CATALOG, or write ./catalogs/catalog.yaml; "
+        "meshql demo shows one that works"
     )
 
 
