@@ -216,3 +216,13 @@ def test_transactions_begin_where_views_were_made_over_products(mesh):
     session = mesh.session()
     run(session, "CREATE VIEW v AS FROM local.t; FROM v")
     assert run(session, "BEGIN; CREATE TABLE k AS FROM v; ROLLBACK; SELECT count(*) FROM v") == [(3,)]
+
+
+def test_a_broken_product_behind_a_view_is_not_blamed_for_other_mistakes(mesh, table):
+    mesh.sql("CREATE VIEW v AS FROM local.t")
+    shutil.rmtree(table)
+    with pytest.raises(LocationError, match=r"local\.t"):
+        mesh.sql("SELECT count(*) FROM v")
+    with pytest.raises(QueryError, match="nope"):
+        mesh.sql("SELECT nope FROM range(3)")
+    assert mesh.sql("SELECT 1").fetchall() == [(1,)]

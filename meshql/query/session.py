@@ -298,10 +298,9 @@ class Session:
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             self._cursor.interrupt()
             return error
-        if run.resolution.failures:
-            return next(iter(run.resolution.failures.values()))
         if isinstance(error, duckdb.CatalogException) and (found := NO_TABLE.search(str(error))):
-            return self._unknown(found[1].rpartition(".")[2], str(error), run.statement)
+            table = found[1].rpartition(".")[2]
+            return _missing(table, run) or self._unknown(table, str(error), run.statement)
         translated = failure(error, run.resolution.snapshots)
         if isinstance(error, duckdb.InterruptException) and not self._interrupted:
             # With several threads, DuckDB now and then forgets why a streamed query failed.
@@ -391,6 +390,14 @@ class _Deadline:
         """Interrupt no more."""
         if self._timer:
             self._timer.cancel()
+
+
+def _missing(table: str, run: _Run) -> MeshError | None:
+    """The error of the product whose view is not there because it could not be had."""
+    for name, error in run.resolution.failures.items():
+        if name.rpartition(".")[2].casefold() == table.casefold():
+            return error
+    return None
 
 
 def _bound(statement: Statement, params: Parameters) -> Parameters:
