@@ -165,7 +165,8 @@ def at_line(message: str, line: int) -> str:
 
 
 def _names_in_tree(text: str, connection: duckdb.DuckDBPyConnection) -> list[TableName] | None:
-    row = connection.cursor().execute("SELECT json_serialize_sql(?)", [text]).fetchone()
+    # Not as a parameter: binding one makes DuckDB import pandas, where that is installed.
+    row = connection.cursor().execute(f"SELECT json_serialize_sql({quote_literal(text)})").fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
     if tree["error"]:
         return None

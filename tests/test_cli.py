@@ -195,7 +195,10 @@ def test_ctrl_c_holds_while_a_store_hangs(hanging):
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
-    _, said = process.communicate(timeout=30)
+    try:
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, "cancelled" in said) == (130, True), said
     assert time.monotonic() - started < 3
 
@@ -208,7 +211,10 @@ def test_ctrl_c_ends_with_130(retail):
     time.sleep(5)
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
-    _, said = process.communicate(timeout=20)
+    try:
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "cancelled" in said
     assert "Traceback" not in said

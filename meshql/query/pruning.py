@@ -73,12 +73,11 @@ class Kept:
 
 def read_log(log: duckdb.DuckDBPyConnection, connection: int, since: int) -> Log:
     """Return what was logged for a connection since a time in microseconds; `log` is any other cursor."""
-    chosen = "FROM duckdb_logs WHERE connection_id = ? AND epoch_us(timestamp) >= ?"
+    chosen = f"FROM duckdb_logs WHERE connection_id = {connection:d} AND epoch_us(timestamp) >= {since:d}"
     pushed = log.execute(
-        f"SELECT TRY_CAST(message AS {PUSHED}) {chosen} AND type = 'delta.FilterPushdown'",
-        [connection, since],
+        f"SELECT TRY_CAST(message AS {PUSHED}) {chosen} AND type = 'delta.FilterPushdown'"
     ).fetchall()
-    messages = log.execute(f"SELECT message {chosen} AND type = 'Iceberg'", [connection, since]).fetchall()
+    messages = log.execute(f"SELECT message {chosen} AND type = 'Iceberg'").fetchall()
     skipped = (SKIPPED.search(str(message)) for (message,) in messages)
     return Log(
         tuple(Pushed(p["path"], _filters(p), p["files_after"]) for (p,) in pushed if p),

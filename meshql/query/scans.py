@@ -70,16 +70,15 @@ def _requests(log: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> list[tuple[
     """The URL of each request of these cursors, and the bytes that came with its answer."""
     # httpfs keeps the case that the store gave its headers, azure's client lowers it.
     rows = log.execute(
-        """
+        f"""
         SELECT url, CASE verb WHEN 'HEAD' THEN 0 ELSE coalesce(try_cast(length AS BIGINT), 0) END
         FROM (
             SELECT request.url AS url, request.type AS verb, connection_id,
                 coalesce(response.headers['Content-Length'], response.headers['content-length']) AS length
             FROM duckdb_logs_parsed('HTTP')
         )
-        WHERE list_contains(?, connection_id)
-        """,
-        [list(ids)],
+        WHERE connection_id IN ({", ".join(map(str, ids)) or "NULL"})
+        """
     )
     return [(str(url), int(size)) for url, size in rows.fetchall()]
 
