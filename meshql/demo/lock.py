@@ -38,13 +38,12 @@ def locked(path: Path, *, seconds: float = 300) -> Iterator[None]:
 
 def _try_lock(path: Path) -> int | None:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    # Another process holds the lock, or has just removed the file: the caller tries again.
+    with suppress(OSError):
         _lock(handle)
         # The last holder removes the file: a lock on a removed file keeps nobody out.
         if os.path.samestat(os.fstat(handle), path.stat()):
             return handle
-    except OSError:
-        pass
     os.close(handle)
     return None
 

@@ -53,8 +53,8 @@ def run_shell(
     settings: Settings | None = None,
     engine_settings: Mapping[str, str] | None = None,
     keep_history: bool = True,
-) -> int:
-    """Run the shell on this terminal until the user leaves; returns the exit code.
+) -> None:
+    """Run the shell on this terminal until the user leaves.
 
     The catalog loads in the background: the prompt is there at once.
     """
@@ -68,7 +68,6 @@ def run_shell(
         sys.stdout.flush()
         # A thread that hangs on a store would hold up an ordinary exit.
         os._exit(0)
-    return 0
 
 
 class _Loop:

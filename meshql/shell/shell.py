@@ -25,7 +25,7 @@ from meshql.shell.script import Command, items
 from meshql.shell.show import show_answer
 from meshql.shell.state import Answer, Settings
 from meshql.shell.target import Targets, rows_said
-from meshql.terminal import coloured, note, report
+from meshql.terminal import coloured, note
 
 if TYPE_CHECKING:
     from meshql.output import Written
@@ -72,7 +72,6 @@ class Shell:
         self.once: str | None = None
         self.silent = False
         self.leaving = False
-        self.code = 0
         self._reading = 0
         self.catalog = catalog
         self.bookmarks = Bookmarks(state_folder() / "bookmarks.json")
@@ -129,13 +128,6 @@ class Shell:
     def colour(self) -> bool:
         """Whether what goes to stdout may be coloured."""
         return coloured(sys.stdout)
-
-    def run(self, text: str) -> None:
-        """Do what `text` says; an error is said, and ends the text."""
-        try:
-            self.run_text(text)
-        except MeshError as error:
-            self.fail(error)
 
     def run_text(self, text: str) -> None:
         """Do the commands and statements of `text` in turn; raises what the first failing one raises."""
@@ -226,11 +218,6 @@ class Shell:
             raise
         finally:
             line.clear()
-
-    def fail(self, error: MeshError) -> None:
-        """Say what failed, and remember it for the exit code."""
-        report(error)
-        self.code = self.code or error.exit_code
 
     def close(self) -> None:
         """Let the mesh go; work that hangs on a store is left behind."""
