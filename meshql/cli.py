@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import click
@@ -14,6 +17,7 @@ from click.core import ParameterSource
 from meshql import __version__
 from meshql.config import FORMATS, Config, load_config
 from meshql.errors import MeshError, UsageError
+from meshql.redact import redact
 
 __all__ = ["cli", "main"]
 
@@ -177,6 +181,32 @@ def describe(name: str, catalog: str | None) -> None:
 
 
 @cli.command()
+@click.argument("names", nargs=-1, metavar="[CONNECTION|PRODUCT]...")
+@format_option("table", "json")
+@click.option(
+    "-t",
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds for each connection; all are examined at once. [default: 2.5]",
+)
+@catalog_option
+def doctor(names: tuple[str, ...], format_: str | None, timeout: float | None, catalog: str | None) -> int:
+    """Examine every connection, or those named: who we are there, until when, and what works.
+
+    Checks: credentials, network, clock, region, list, read, and each format's own reader on one product; a
+    product's name chooses that product. Each failure comes with the fix to type. Exit code 3 when a check
+    failed.
+
+    JSON is an array with an object a connection: connection, ok, cloud, method, identity, expires_at,
+    endpoint, region, seconds, products, and checks: name, state (ok, warning, failed, skipped), seconds,
+    message, hint, product.
+    """
+    from meshql.commands.doctor import examine
+
+    return examine(names, _config(catalog=catalog), format_ or "table", timeout=timeout)
+
+
+@cli.command()
 @click.argument("path", required=False)
 @catalog_option
 def validate(path: str | None, catalog: str | None) -> None:
@@ -234,6 +264,8 @@ def _catalog(named: str | None) -> str:
 def main() -> None:
     """Run the command line, and leave the process with the exit code that the outcome has."""
     _end_on_signals()
+    sys.excepthook = _last_words
+    threading.excepthook = lambda failed: _last_words(failed.exc_type, failed.exc_value, failed.exc_traceback)
     try:
         code = cli.main(standalone_mode=False) or 0
     except click.ClickException as error:
@@ -248,6 +280,11 @@ def main() -> None:
     except MeshError as error:
         code = _failed(error)
     sys.exit(code)
+
+
+def _last_words(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
+    """Print the traceback of a mistake of meshql's own, with secrets masked."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, where))))
 
 
 def _end_on_signals() -> None:

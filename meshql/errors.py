@@ -24,6 +24,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from meshql.redact import redact
+
 __all__ = [
     "CatalogError",
     "ContractError",
@@ -44,14 +46,15 @@ __all__ = [
 
 
 class MeshError(Exception):
-    """What failed, with its value and place; `hint` is the exact fix."""
+    """What failed, with its value and place; `hint` is the exact fix. Secrets in them are masked."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # What others say is quoted all over: here is the one place that all of it passes.
+        self.message = redact(message)
+        self.hint = hint and redact(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
@@ -83,9 +86,10 @@ class UnknownProductError(CatalogError):
 
 
 class StorageError(MeshError):
-    """A store did not give what a query needs."""
+    """A store did not give what a query needs; `code` is what the store calls it, where it said so."""
 
     exit_code = 3
+    code: str | None = None
 
 
 class LocationError(StorageError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from meshql.catalog.load import load
 from meshql.catalog.locate import find_catalog
 from meshql.catalog.model import Catalog, Product
-from meshql.errors import QueryError
+from meshql.errors import MeshError, QueryError
 from meshql.identity.broker import Broker
 from meshql.query.describe import ProductDescription, describe
 from meshql.query.engine import Engine
@@ -21,6 +21,8 @@ from meshql.query.session import Parameters, Session
 from meshql.query.supervise import abandoned
 
 if TYPE_CHECKING:
+    from meshql.doctor.diagnosis import Diagnosis
+    from meshql.identity.options import Reader
     from meshql.query.result import Result
 
 __all__ = ["Mesh", "connect"]
@@ -55,9 +57,9 @@ class Mesh:
         settings: Mapping[str, str] | None = None,
         receipts: bool = False,
     ) -> None:
-        broker = Broker()
-        self._engine = Engine(broker, settings=settings)
-        self._resolver = Resolver(catalog, self._engine, broker)
+        self._broker = Broker()
+        self._engine = Engine(self._broker, settings=settings)
+        self._resolver = Resolver(catalog, self._engine, self._broker)
         self._receipts = receipts
         self._running = weakref.WeakSet[Session]()
         self._lock = threading.Lock()
@@ -103,18 +105,72 @@ class Mesh:
             self._running.add(session)
         return session
 
+    @property
+    def mounts_catalogs(self) -> bool:
+        """Whether remote catalogs may have products besides those that are declared."""
+        return any(getattr(c, "include", ()) for c in self.catalog.connections.values())
+
+    @property
+    def listed(self) -> Catalog:
+        """What is declared, and what remote catalogs listed last; nobody is asked."""
+        return self._resolver.listed()
+
+    def discover(self, failures: dict[str, MeshError] | None = None) -> Catalog:
+        """Return what is declared and what remote catalogs have, asked side by side.
+
+        The errors of those that cannot be asked go into `failures`, by the names of their connections; what
+        they listed last counts for them.
+        """
+        found = self._resolver.mounts.discover()
+        if failures is not None:
+            failures |= found.failures
+        return self._resolver.listed()
+
     def products(self, pattern: str = "*") -> list[Product]:
-        """Return the products whose name matches a glob such as `sales.*`, by name."""
-        return self.catalog.matching(pattern)
+        """Return the products whose name matches a glob such as `sales.*`, by name.
+
+        Those of remote catalogs are among them, as far as these can be asked; see `discover`.
+        """
+        return self.discover().matching(pattern)
+
+    def find(self, name: str) -> Product:
+        """Return what is declared of a product, or listed by a remote catalog; raises UnknownProductError."""
+        return self._resolver.product(name)
 
     def product(self, name: str) -> ProductDescription:
         """Return what is declared of a product and what lies in its store now; raises UnknownProductError."""
-        product = self.catalog.product(name)
-        return describe(product, self.catalog.connection_of(product), self._resolver, self._engine)
+        with self._resolver.gate.passing():
+            return describe(self._resolver.product(name), self._resolver, self._engine)
 
     def check(self, name: str) -> str:
         """Return the version of a product that its store has now; raises a StorageError when it has none."""
-        return self._resolver.snapshot(self.catalog.product(name)).version
+        with self._resolver.gate.passing():
+            return self._resolver.snapshot(self._resolver.product(name)).version
+
+    def doctor(self, names: str | Sequence[str] = (), *, timeout: float | None = None) -> list[Diagnosis]:
+        """Examine connections and return, for each, who we are there and what works; all at once.
+
+        `names` are connections or products, globs too; none means every connection. `timeout` is in seconds
+        for each, 2.5 unless given; a check that is not done by then has failed. Raises UsageError for a name
+        that is unknown.
+        """
+        from meshql.doctor.examine import SECONDS, diagnose
+
+        named = [names] if isinstance(names, str) else names
+        return diagnose(self.catalog, self._broker, named, timeout=timeout or SECONDS)
+
+    def storage_options(self, name: str, reader: Reader) -> tuple[str, dict[str, str]]:
+        """Return the URI of a product and the options with which another library reads it, as who meshql is.
+
+        `reader` is deltalake, lance or pyiceberg. The options hold secrets, which live as long as the
+        connection's credentials. Raises UnknownProductError, CredentialsError, and UsageError for what the
+        reader cannot be given.
+        """
+        from meshql.identity.options import reader_uri, storage_options
+
+        connection, credentials, uri = self._resolver.reached(self._resolver.product(name))
+        options = storage_options(connection, credentials, reader, uri)
+        return reader_uri(connection, credentials, reader, uri), options
 
     def explain(self, text: str, params: Parameters = None, *, analyze: bool = False) -> str:
         """Return DuckDB's plan of a statement; `analyze` runs it and adds what was measured."""

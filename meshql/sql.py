@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from meshql.errors import QueryError
+from meshql.redact import learn_typed, scrub
 
 __all__ = [
     "Statement",
@@ -31,6 +32,11 @@ SYNTAX_LEVEL = (duckdb.ParserException, duckdb.SyntaxException, duckdb.NotImplem
 WORD = re.compile(r'"((?:[^"]|"")*)"|[\w$]+|.', re.DOTALL)
 
 READ_NOTHING = frozenset({"ATTACH", "DETACH", "DROP", "LOAD", "PRAGMA", "TRANSACTION", "VACUUM"})
+
+UNDONE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE_INTO", "CREATE", "EXPLAIN"})
+"""Kinds of which nothing is left once they are rolled back."""
+
+COPY = re.compile(r"\s*EXPLAIN\b.*\bCOPY\b", re.IGNORECASE | re.DOTALL)
 
 DYNAMIC = re.compile(r"\bquery(_table)?\s*\(", re.IGNORECASE)
 
@@ -82,6 +88,11 @@ class Statement:
         return self.kind in {"CREATE", "PREPARE"}
 
     @property
+    def leaves_files(self) -> bool:
+        """Whether it may write files, which stay when it fails: COPY, and what may hide one."""
+        return self.kind not in UNDONE or bool(COPY.match(self.text))
+
+    @property
     def reads(self) -> bool:
         """Whether it only reads and can stand in a FROM clause: SELECT, FROM, VALUES, DESCRIBE, PIVOT ..."""
         return self.kind == "SELECT"
@@ -93,6 +104,8 @@ def parse(text: str, connection: duckdb.DuckDBPyConnection) -> list[Statement]:
     Nothing is bound and nothing outside the process is touched. Raises QueryError, with DuckDB's own words
     and the line in `text`, where the text does not parse.
     """
+    # DuckDB's words for what does not parse or run quote it.
+    learn_typed(text)
     return [_statement(piece, line, connection) for piece, line in split(text)]
 
 
@@ -135,6 +148,7 @@ def _statement(text: str, line: int, connection: duckdb.DuckDBPyConnection) -> S
     try:
         parsed = connection.extract_statements(text)
     except SYNTAX_LEVEL as error:
+        scrub(error)
         raise QueryError(at_line(str(error), line)) from None
     # A PIVOT over values not listed parses as two statements: a type of its values, then the SELECT.
     last = parsed[-1]

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from meshql.errors import MeshError
+from meshql.redact import redact
 
-__all__ = ["Steps", "coloured", "note", "report", "say", "size"]
+__all__ = ["Steps", "coloured", "note", "report", "say", "size", "warn_unasked"]
 
 SHOWN_AFTER_SECONDS = 1.0
 
@@ -34,14 +35,19 @@ def styled(text: str, style: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, behind whatever stdout still holds back."""
+    """Write a line to stderr, behind whatever stdout still holds back; secrets in it are masked."""
     sys.stdout.flush()
-    print(text, file=sys.stderr, flush=True)
+    print(redact(text), file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:
     """Say something the reader should know."""
     say(f"{styled('note:', 'cyan')} {text}")
+
+
+def warn_unasked(name: str, error: MeshError) -> None:
+    """Say that a remote catalog could not be asked what it has."""
+    note(f"catalog {name} could not be asked, and its products may be missing: {error.message}")
 
 
 def report(error: MeshError) -> None:

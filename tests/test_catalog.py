@@ -12,11 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from meshql.catalog import nodes
+from meshql.catalog.connections import GcsConnection, S3Connection
 from meshql.catalog.contract import Description, QualityCheck, SlaProperty, Team, TeamMember
 from meshql.catalog.load import check, load
 from meshql.catalog.locate import find_catalog
 from meshql.catalog.mistakes import InvalidCatalogError, Mistake
-from meshql.catalog.model import Catalog, GcsConnection, Place, Product, S3Connection
+from meshql.catalog.model import Catalog, Place, Product
 from meshql.catalog.references import expand, unset_variables
 from meshql.catalog.tables import Element, Item, Table
 from meshql.errors import CatalogError, UnknownProductError
@@ -514,7 +515,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "cloud by another name",
         connection("{cloud: aws, regoin: x, auth: {method: env}}"),
         [
-            "3:14 connections.c.cloud: expected `s3`, `gcs`, `azure`, `local` or `http`, got `aws`"
+            "3:14 connections.c.cloud: expected `s3`, `gcs`, `azure`, `local`, `http`, `postgres`, `iceberg_rest` or `unity`, got `aws`"
             " | did you mean `s3`?",
             "3:19 connections.c.regoin: unknown key `regoin` | did you mean `region`?",
         ],
@@ -526,19 +527,19 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "3:7 connections.c.clod: unknown key `clod` | did you mean `cloud`?",
             "3:23 connections.c.auth: missing key `secret`"
             " | add `secret:` (Secret access key, as a reference: ${AWS_SECRET_ACCESS_KEY})",
-            "3:32 connections.c.auth.method: expected `keys`, `env` or `anonymous`, got `kys` | did you mean `keys`?",
+            "3:32 connections.c.auth.method: expected `keys`, `env`, `default`, `profile`, `process`, `instance_role`, `container_role`, `web_identity`, `assume_role` or `anonymous`, got `kys` | did you mean `keys`?",
             "3:37 connections.c.auth.key_d: unknown key `key_d` | did you mean `key_id`?",
         ],
     ),
     (
         "no cloud",
         connection("{region: x}"),
-        ["3:6 connections.c: missing key `cloud` | add `cloud:` with `s3`, `gcs`, `azure`, `local` or `http`"],
+        ["3:6 connections.c: missing key `cloud` | add `cloud:` with `s3`, `gcs`, `azure`, `local`, `http`, `postgres`, `iceberg_rest` or `unity`"],
     ),
     (
         "method of another cloud",
         connection("{cloud: gcs, auth: {method: env}}"),
-        ["3:34 connections.c.auth.method: expected `hmac` or `anonymous`, got something else"],
+        ["3:34 connections.c.auth.method: expected `hmac`, `adc`, `service_account`, `workload_identity`, `token`, `impersonation` or `anonymous`, got something else"],
     ),
     (
         "truth value of YAML 1.1",
@@ -587,14 +588,14 @@ BROKEN: list[tuple[str, str, list[str]]] = [
     (
         "number as auth",
         connection("{cloud: gcs, auth: 010}"),
-        ["3:25 connections.c.auth: expected a mapping, got text | write `method`, `key_id` or `secret` below `auth:`"],
+        ["3:25 connections.c.auth: expected a mapping, got text | write `method:` with `hmac`, `adc`, `service_account`, `workload_identity`, `token`, `impersonation` or `anonymous` below `auth:`"],
     ),
     (
         "key that is called like a method",
         connection("{cloud: s3, s3: x, auth: {method: keys, key_id: '${KEY}', secret: '${KEY}', keys: x}}"),
         [
             "3:18 connections.c.s3: unknown key `s3` | known here: `description`, `insecure`, `cloud`, `region`,"
-            " `endpoint`, `url_style` or `auth`",
+            " `endpoint`, `url_style`, `requester_pays` or `auth`",
             "3:82 connections.c.auth.keys: unknown key `keys` | did you mean `key_id`?",
         ],
     ),
@@ -602,7 +603,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
     (
         "list as cloud",
         product().replace("{cloud: local}", "{cloud: [local]}").replace("connection: aws", "connection: disk"),
-        ["7:17 connections.disk.cloud: expected `s3`, `gcs`, `azure`, `local` or `http`, got a list"],
+        ["7:17 connections.disk.cloud: expected `s3`, `gcs`, `azure`, `local`, `http`, `postgres`, `iceberg_rest` or `unity`, got a list"],
     ),
     (
         "unknown connection",
@@ -634,7 +635,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "format",
         product(format="detla"),
         [
-            "12:13 products[0].format: expected `delta`, `iceberg`, `parquet`, `csv` or `json`, got `detla`"
+            "12:13 products[0].format: expected `delta`, `iceberg`, `parquet`, `csv`, `json` or `postgres`, got `detla`"
             " | did you mean `delta`?"
         ],
     ),
@@ -750,6 +751,86 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             " | remove them; they are for `parquet`, `csv` or `json`"
         ],
     ),
+    (
+        "service principal without a secret",
+        connection("{cloud: azure, account: a, auth: {method: service_principal, tenant_id: t, client_id: c}}"),
+        [
+            "3:39 connections.c.auth: method service_principal needs `client_secret` or `certificate_file`"
+            " | add `client_secret:` or add `certificate_file:`"
+        ],
+    ),
+    (
+        "service principal with both",
+        connection(
+            "{cloud: azure, account: a, auth: {method: service_principal, tenant_id: t, client_id: c,"
+            " client_secret: '${KEY}', certificate_file: c.pem}}"
+        ),
+        [
+            "3:138 connections.c.auth.certificate_file: method service_principal takes either"
+            " `client_secret` or `certificate_file` | remove one of them"
+        ],
+    ),
+    (
+        "password of no certificate",
+        connection(
+            "{cloud: azure, account: a, auth: {method: service_principal, tenant_id: t, client_id: c,"
+            " client_secret: '${KEY}', certificate_password: '${KEY}'}}"
+        ),
+        [
+            "3:142 connections.c.auth.certificate_password: opens no certificate | add `certificate_file:`"
+        ],
+    ),
+    (
+        "service account without a key, behind another",
+        connection(
+            "{cloud: gcs, auth: {method: impersonation, service_account: r@p, source: {method: service_account,"
+            " key: }}}"
+        ),
+        [
+            "3:79 connections.c.auth.source: method service_account needs `key_file` or `key`"
+            " | add `key_file:` or add `key:`"
+        ],
+    ),
+    (
+        "include without a table",
+        connection(
+            "{cloud: iceberg_rest, uri: 'https://h', include: [finance, '*', hr.*], auth: {method: anonymous}}"
+        ),
+        ["3:56 connections.c.include[0]: `finance` matches no namespace.table | write finance.*"],
+    ),
+    (
+        "no region to sign for",
+        connection("{cloud: iceberg_rest, uri: 'https://h/iceberg', auth: {method: sigv4}}"),
+        [
+            "3:60 connections.c.auth: missing key `region`: the URL names no AWS region to sign for"
+            " | add `region:`"
+        ],
+    ),
+    (
+        "uri without a scheme",
+        connection("{cloud: unity, uri: h/api, catalog: main, auth: {method: anonymous}}"),
+        ["3:26 connections.c.uri: expected a URL | start it with https:// or http://"],
+    ),
+    (
+        "URL for a host",
+        connection("{cloud: postgres, host: 'postgres://u:CANARY@h/d', database: d, auth: {method: default}}"),
+        [
+            "3:30 connections.c.host: expected a host's name, got a URL"
+            " | name the host alone; `port:`, `database:` and `auth:` say the rest"
+        ],
+    ),
+    (
+        "URL for an account",
+        connection("{cloud: azure, account: 'https://acme.blob.core.windows.net/', auth: {method: default}}"),
+        [
+            "3:30 connections.c.account: expected an account's name, got an address | write `account: acme`"
+        ],
+    ),
+    (
+        "duration below the least",
+        connection("{cloud: s3, auth: {method: assume_role, role_arn: r, duration: 60}}"),
+        ["3:69 connections.c.auth.duration: expected at least 900"],
+    ),
 ]  # fmt: skip
 
 
@@ -772,10 +853,48 @@ BAD_LOCATIONS: list[tuple[dict[str, str | None], str, str | None]] = [
     ({"location": "s3a://b/x"}, "a location on cloud s3 is s3://, not s3a://", "write s3://b/x"),
     ({"location": "data/x"}, "a location on cloud s3 is s3://, not a path", "connections of cloud local: `disk`"),
     ({"location": "ftp://h/x"}, "a location on cloud s3 is s3://, not ftp://", "write s3://..."),
+    *(
+        ({"connection": "az", "location": given}, f"a location on cloud azure is az://, abfss:// or https://, not {scheme}://", f"write {right}")
+        for given, scheme, right in (
+            ("abfs://files@acc.dfs.core.windows.net/a/b", "abfs", "abfss://files@acc.dfs.core.windows.net/a/b"),
+            ("wasbs://files@acc.blob.core.windows.net/a/b", "wasbs", "abfss://files@acc.dfs.core.windows.net/a/b"),
+            ("abfs://files/a/b", "abfs", "az://files/a/b"),
+            ("azure://files/a/b", "azure", "az://files/a/b"),
+            ("adl://store.azuredatalakestore.net/a/b", "adl", "az://container/a/b"),
+        )
+    ),
     (
-        {"connection": "az", "location": "abfss://files@acc.dfs.core.windows.net/a/b"},
-        "a location on cloud azure is az://, not abfss://",
-        "write az://files/a/b",
+        {"connection": "az", "location": "https://data.example.com/files/a"},
+        "data.example.com is no host of a storage account",
+        "a connection with `cloud: http` reads from any web server; write az://container/path",
+    ),
+    (
+        {"connection": "az", "location": "https://a.blob.core.windows.net.example.com/files/a"},
+        "a.blob.core.windows.net.example.com is no host of a storage account",
+        "a connection with `cloud: http` reads from any web server; write az://container/path",
+    ),
+    (
+        {"connection": "az", "location": "https://a.blob.core.windows.net/"},
+        "the location names no container",
+        "write https://a.blob.core.windows.net/container/path",
+    ),
+    (
+        {"connection": "az", "location": "abfss://files/a"},
+        "an abfss:// location names container and account",
+        "write abfss://files@ACCOUNT.dfs.core.windows.net/a, or az://files/a",
+    ),
+    (
+        {"connection": "az", "location": "abfss://files@a.example.com/x"},
+        "a.example.com is no host of a storage account",
+        "write abfss://container@account.dfs.core.windows.net/path",
+    ),
+    *(
+        ({"connection": "az", "location": given}, "account other is not that of the connection, a", "name a connection to account other, or write a here")
+        for given in (
+            "abfss://files@other.dfs.core.windows.net/x",
+            "https://other.blob.core.windows.net/files/x",
+            "az://other.blob.core.windows.net/files/x",
+        )
     ),
     ({"connection": "gcp", "location": "gcs://b/x"}, "a location on cloud gcs is gs://, not gcs://", "write gs://b/x"),
     (
@@ -879,7 +998,7 @@ def test_all_mistakes_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         "  hint: check the indentation, and the brackets and quotes before this place",
         "c.yaml:3:12: error: products[0].name: domain `main` is reserved by DuckDB",
         "  hint: rename it, e.g. `main_data`",
-        "c.yaml:3:42: error: products[0].format: expected `delta`, `iceberg`, `parquet`, `csv` or `json`, got `csvv`",
+        "c.yaml:3:42: error: products[0].format: expected `delta`, `iceberg`, `parquet`, `csv`, `json` or `postgres`, got `csvv`",
         "  hint: did you mean `csv`?",
     ]
 

@@ -9,7 +9,8 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from meshql.catalog.model import AzureConnection, Catalog, GcsConnection, Product, S3Connection
+from meshql.catalog.connections import AzureConnection, GcsConnection, S3Connection
+from meshql.catalog.model import Catalog, Product
 from meshql.shell.completion.candidates import Command, Lookup, candidates, unknown_products
 from meshql.shell.completion.completer import SqlCompleter
 from meshql.shell.completion.context import suggest

@@ -295,3 +295,20 @@ def test_every_error_tells_its_exit_code():
 
 def all_kinds(kind):
     return [kind, *(k for child in kind.__subclasses__() for k in all_kinds(child))]
+
+
+def test_a_product_that_is_well_is_not_blamed_for_another(tmp_path):
+    duckdb.sql("SELECT 1 AS x").write_parquet(str(tmp_path / "well.parquet"))
+    products = [
+        {
+            "name": f"t.{name}",
+            "connection": "here",
+            "location": f"{tmp_path}/{name}.parquet",
+            "format": "parquet",
+        }
+        for name in ("well", "gone")
+    ]
+    document = {"meshql": 1, "connections": {"here": {"cloud": "local"}}, "products": products}
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(document))
+    with meshql.connect(tmp_path) as mesh, pytest.raises(LocationError, match=r"^t\.gone: no parquet file"):
+        mesh.sql("SELECT * FROM t.well, t.gone")

@@ -13,7 +13,8 @@ import meshql
 from meshql.catalog.model import Product
 from meshql.formats import iceberg
 from meshql.identity.broker import Public
-from meshql.storage import Location, open_store
+from meshql.storage.location import Location
+from meshql.storage.store import open_store
 
 BUCKET = "formats"
 
@@ -76,7 +77,7 @@ def metadata_tree(tmp_path, names, hint=None):
 def resolved(root, last=None):
     product = Product(name="t.t", location=str(root), format="iceberg")
     location = Location.parse(str(root))
-    from meshql.catalog.model import LocalConnection
+    from meshql.catalog.connections import LocalConnection
 
     store = open_store(LocalConnection(cloud="local"), Public(), location)
     return iceberg.resolve(product, location, store, last)

@@ -6,7 +6,8 @@ import pytest
 from prompt_toolkit.document import Document
 from prompt_toolkit.styles import Style
 
-from meshql.catalog.model import Catalog, LocalConnection, Product
+from meshql.catalog.connections import LocalConnection
+from meshql.catalog.model import Catalog, Product
 from meshql.shell.completion.metadata import Metadata
 from meshql.shell.highlight import LIMIT, STYLES, SqlLexer
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from clouds.matrix import table
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -60,14 +61,16 @@ def test_validate_prints_what_the_readme_shows(tmp_path):
     assert done.returncode == 2
 
 
-def test_the_catalog_of_the_readme_is_valid(tmp_path, monkeypatch):
+def test_the_catalogs_of_the_readme_are_valid(tmp_path, monkeypatch):
     from meshql.catalog.load import check
 
-    text = re.search(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
-    (tmp_path / "catalog.yaml").write_text(text)
-    for name in re.findall(r"\$\{(\w+)\}", text):
-        monkeypatch.setenv(name, "set")
-    assert check(tmp_path) == ()
+    texts = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(texts) > 1
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        for name in re.findall(r"\$\{(\w+)\}", text):
+            monkeypatch.setenv(name, "set")
+        assert check(tmp_path / f"{number}.yaml") == ()
 
 
 def test_the_python_of_the_readme_runs(retail, capsys):
@@ -85,3 +88,7 @@ def test_every_command_is_in_the_readme_and_has_help():
     for name, command in cli.commands.items():
         assert command.help
         assert re.search(rf"^\| `{name}\b", text, re.MULTILINE), f"{name} is not in the README's table"
+
+
+def test_the_table_of_methods_and_readers_is_the_tested_one():
+    assert table() in README.read_text(encoding="utf-8")

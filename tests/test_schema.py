@@ -75,12 +75,26 @@ def test_clouds_and_methods_are_told_apart_by_constants() -> None:
         "azure",
         "local",
         "http",
+        "postgres",
+        "iceberg_rest",
+        "unity",
     ]
     methods = [
         definitions[choice["$ref"].rpartition("/")[2]]["properties"]["method"]["const"]
         for choice in definitions["S3Connection"]["properties"]["auth"]["oneOf"]
     ]
-    assert methods == ["keys", "env", "anonymous"]
+    assert methods == [
+        "keys",
+        "env",
+        "default",
+        "profile",
+        "process",
+        "instance_role",
+        "container_role",
+        "web_identity",
+        "assume_role",
+        "anonymous",
+    ]
 
 
 def test_keys_that_the_file_cannot_set_are_not_offered() -> None:

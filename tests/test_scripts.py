@@ -377,10 +377,10 @@ SELECT NULL AS nothing;
 .mode parquet
 """
     done = run(script(text), "-q", "-p", "year=2026")
-    for said in ("ana@example.com", "CREATE TABLE sales.orders (", "✓ sales.orders", "12 of 24 files"):
+    for said in ("ana@example.com", "CREATE TABLE sales.orders (", "sales.orders ✓", "12 of 24 files"):
         assert said in done.stdout
     assert "── row 1 ──\nnothing  -\n" in done.stdout
-    places = [done.stdout.index(s) for s in ("CREATE TABLE", "✓ sales", "12 of 24", "one\n")]
+    places = [done.stdout.index(s) for s in ("CREATE TABLE", "sales.orders ✓", "12 of 24", "one\n")]
     assert places == sorted(places)
     dry = run(script(text), "--dry-run", "-p", "year=2026").stdout
     assert "CREATE TABLE" not in dry

@@ -250,7 +250,7 @@ def test_an_error_leaves_the_shell_alive(opened):
         (".preview crm.customers 3", "3 rows in"),
         (".set", "row_limit"),
         (".print hello", "^hello"),
-        (".doctor sales.*", r"✓ sales\.orders"),
+        (".doctor sales.*", r"✓ .* s3 .*sales\.orders ✓"),
         (".bookmarks", "no bookmarks yet"),
         (".expanded", "expanded is on"),
         ("\\timing", "timer is off"),

@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 
 import meshql
 from meshql.catalog.load import load
-from meshql.errors import CatalogError, LocationError, MeshError, PolicyError, QueryError
+from meshql.errors import LocationError, MeshError, PolicyError, QueryError
 
 
 def numbers(n):
@@ -96,33 +96,6 @@ def test_a_product_first_read_in_the_midst_of_a_transaction_says_so(mesh):
         run(session, "FROM local.other")
     run(session, "ROLLBACK")
     assert run(session, "SELECT count(*) FROM local.other") == [(3,)]
-
-
-def test_one_location_on_two_connections_is_refused(s3, gcs, tmp_path):
-    catalog = {
-        "meshql": 1,
-        "connections": {
-            "a": s3.connection,
-            "b": gcs.connection | {"cloud": "s3", "auth": s3.connection["auth"]},
-        },
-        "products": [
-            {"name": "a.t", "connection": "a", "location": "s3://twice/t.parquet", "format": "parquet"},
-            {"name": "b.t", "connection": "b", "location": "s3://twice/t.parquet", "format": "parquet"},
-        ],
-    }
-    duckdb.sql("SELECT 1 AS x").write_parquet(str(tmp_path / "t.parquet"))
-    for store in (s3, gcs):
-        store.create_bucket("twice")
-        store.open("twice").put("t.parquet", (tmp_path / "t.parquet").read_bytes())
-    (tmp_path / "c.yaml").write_text(
-        yaml.safe_dump(
-            catalog | {"connections": {"a": s3.connection, "b": {**s3.connection, "endpoint": gcs.endpoint}}}
-        )
-    )
-    with meshql.connect(tmp_path / "c.yaml") as mesh:
-        assert mesh.sql("SELECT x FROM a.t").fetchall() == [(1,)]
-        with pytest.raises(CatalogError, match="two connections, a and b"):
-            mesh.sql("SELECT x FROM b.t")
 
 
 def test_a_reload_while_a_result_is_open(table):

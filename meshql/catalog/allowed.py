@@ -13,7 +13,10 @@ from pydantic.fields import FieldInfo
 from meshql.catalog.base import Model
 from meshql.catalog.model import CatalogFile
 
-__all__ = ["choices_of", "keys_of", "takes_references", "types_at"]
+TAGS = ("cloud", "method")
+"""Keys that tell the members of a union apart."""
+
+__all__ = ["TAGS", "choices_of", "keys_of", "takes_references", "takes_secret", "types_at"]
 
 
 def _plain(annotation: Any) -> Iterator[Any]:
@@ -55,7 +58,7 @@ def _has_tag(kind: Any, step: str | int) -> bool:
     return _is_model(kind) and any(
         get_origin(info.annotation) is Literal and step in get_args(info.annotation)
         for key, info in _spelled(kind).items()
-        if key in ("cloud", "method")
+        if key in TAGS
     )
 
 
@@ -80,6 +83,13 @@ def takes_references(path: tuple[str | int, ...]) -> bool:
 def _takes_text(path: tuple[str | int, ...]) -> bool:
     kinds = types_at(path)
     return any(kind in (str, SecretStr, Any) or _is_model(kind) for kind in kinds)
+
+
+@lru_cache(maxsize=1024)
+def takes_secret(path: tuple[str | int, ...]) -> bool | None:
+    """Return whether the value at a path is a secret; None for a key that the model does not know."""
+    kinds = types_at(path)
+    return None if any(_is_model(kind) for kind in kinds) else SecretStr in kinds
 
 
 def keys_of(kinds: Iterable[Any]) -> dict[str, FieldInfo]:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import get_args
 
-from pydantic import SecretStr
-
 from meshql.catalog import locations
-from meshql.catalog.allowed import keys_of
 from meshql.catalog.base import Place
+from meshql.catalog.connection_checks import check_connection, variable
+from meshql.catalog.connections import SCHEMES
 from meshql.catalog.documents import ConnectionEntry, Document, ProductEntry
 from meshql.catalog.mistakes import LONGEST_NAME, did_you_mean, quoted
-from meshql.catalog.model import SCHEMES, Auth, Format
-from meshql.catalog.nodes import Mapping, Scalar
-from meshql.catalog.references import is_only_references, unset_variables
+from meshql.catalog.model import Format
+from meshql.catalog.nodes import Scalar
+from meshql.catalog.references import unset_variables
 
 __all__ = ["check_documents"]
 
 RESERVED_DOMAINS = frozenset({"information_schema", "main", "memory", "pg_catalog", "system", "temp"})
 READER_FORMATS = ("parquet", "csv", "json")
-
-SECRET_KEYS = frozenset(
-    key
-    for key, info in keys_of(get_args(Auth)).items()
-    if SecretStr in (info.annotation, *get_args(info.annotation))
-)
+STORES = ("s3", "gcs", "azure", "local")
 
 
 def check_documents(documents: list[Document]) -> None:
@@ -51,8 +44,11 @@ class _Connections:
         places: dict[str, Place] = {}
         for document in documents:
             for entry in document.connections():
-                _check_connection(entry)
+                check_connection(entry)
                 self.add(entry, places)
+        if whole:
+            for entry in self.entries.values():
+                self.check_storage(entry)
 
     def add(self, entry: ConnectionEntry, places: dict[str, Place]) -> None:
         source = entry.document.source
@@ -63,6 +59,21 @@ class _Connections:
             return
         self.entries[entry.name] = entry
         self.by_cloud.setdefault(str(entry.data.get("cloud")), []).append(entry.name)
+
+    def check_storage(self, entry: ConnectionEntry) -> None:
+        """Note a `storage` that is no connection to files."""
+        name, node = entry.data.get("storage"), entry.node.entries.get("storage")
+        if not isinstance(name, str) or node is None or unset_variables(name):
+            return
+        held = self.entries.get(name)
+        source, path = entry.document.source, f"connections.{entry.name[:LONGEST_NAME]}.storage"
+        if held is None:
+            hint = did_you_mean(name, self.entries) or "declare it under `connections:`"
+            source.refuse(node.at, path, f"unknown connection `{name[:LONGEST_NAME]}`", hint)
+        elif held.data.get("cloud") not in STORES:
+            source.refuse(
+                node.at, path, f"connection `{name}` holds no files", f"one of cloud {quoted(STORES)}"
+            )
 
     def cloud_of(self, product: ProductEntry) -> str | None:
         """Return the cloud that a product lies on; None, after noting the mistake, where that is unknown."""
@@ -84,53 +95,14 @@ class _Connections:
         entry = self.entries.get(str(product.data.get("connection")))
         return entry is not None and entry.data.get("insecure") is True
 
+    def account_complaint(self, product: ProductEntry, location: str) -> locations.Complaint | None:
+        """Return what is wrong between a location on Azure and its connection's account, if something is."""
+        entry = self.entries.get(str(product.data.get("connection")))
+        return locations.account_complaint(location, entry.data) if entry else None
+
     def refuse_unknown(self, product: ProductEntry, name: str) -> None:
         hint = did_you_mean(name, self.entries) or "declare it under `connections:`"
         product.refuse("connection", f"unknown connection `{name[:LONGEST_NAME]}`", hint)
-
-
-# --- connections ----------------------------------------------------------------------------------
-
-
-def _check_connection(entry: ConnectionEntry) -> None:
-    source, path = entry.document.source, f"connections.{entry.name}"
-    endpoint = entry.data.get("endpoint")
-    insecure = entry.data.get("insecure") is True
-    if isinstance(endpoint, str) and (at := entry.node.entries.get("endpoint")):
-        if not re.match(r"https?://[^/\s]|\$\{", endpoint):
-            source.refuse(at.at, f"{path}.endpoint", "expected a URL", "start it with https:// or http://")
-        elif isinstance(at, Scalar) and locations.holds_secret(at.text) and not insecure:
-            hint = "put it under `auth:`, as a reference"
-            source.refuse(at.at, f"{path}.endpoint", "holds a literal secret", hint)
-    auth = entry.node.entries.get("auth")
-    if isinstance(auth, Mapping):
-        if not insecure:
-            _check_secrets(entry, auth, path)
-        if entry.document.source.complete:
-            _check_account(entry, auth, path)
-
-
-def _check_secrets(entry: ConnectionEntry, auth: Mapping, path: str) -> None:
-    for key in auth.entries.keys() & SECRET_KEYS:
-        node = auth.entries.get(key)
-        if isinstance(node, Scalar) and not is_only_references(node.text) and (node.text or not node.plain):
-            variable = _variable(entry.name, key)
-            hint = f"export {variable}=... and write ${{{variable}}}"
-            entry.document.source.refuse(node.at, f"{path}.auth.{key}", "holds a literal secret", hint)
-
-
-def _variable(*words: str) -> str:
-    name = re.sub(r"\W", "_", "_".join(words))[:LONGEST_NAME].upper()
-    return name if not name[:1].isdigit() else f"_{name}"
-
-
-def _check_account(entry: ConnectionEntry, auth: Mapping, path: str) -> None:
-    method = auth.entries.get("method")
-    if entry.data.get("cloud") != "azure" or not isinstance(method, Scalar) or entry.data.get("account"):
-        return
-    if method.text == "account_key" or (method.text == "anonymous" and not entry.data.get("endpoint")):
-        message = f"missing key `account`: method {method.text} does not tell the storage account"
-        entry.document.source.refuse(entry.node.at, path, message, "add `account:` with its name")
 
 
 # --- products -------------------------------------------------------------------------------------
@@ -163,9 +135,13 @@ def _check_location(product: ProductEntry, known: _Connections) -> None:
         cloud = None
     for message, hint in locations.complaints(location, cloud, known.by_cloud):
         product.refuse("location", message, hint)
+    if cloud == "azure" and (wrong := known.account_complaint(product, location)):
+        product.refuse("location", *wrong)
     form = product.data.get("format")
     if isinstance(form, str) and (found := locations.format_complaint(location, form, cloud)):
         product.refuse("location", *found)
+    if isinstance(form, str) and (found := locations.wrong_format(form, cloud)):
+        product.refuse("format", *found)
     if cloud == "local":
         product.data["location"] = locations.absolute(location, product.document.folder)
 
@@ -173,8 +149,8 @@ def _check_location(product: ProductEntry, known: _Connections) -> None:
 def _check_signature(product: ProductEntry, known: _Connections) -> None:
     node = product.node.entries.get("location")
     if isinstance(node, Scalar) and locations.holds_secret(node.text) and not known.insecure(product):
-        variable = _variable(str(product.data.get("name")), "url")
-        hint = f"export {variable}=... and write ${{{variable}}}"
+        name = variable(str(product.data.get("name")), "url")
+        hint = f"export {name}=... and write ${{{name}}}"
         product.refuse("location", "holds a literal secret", hint)
 
 

@@ -14,10 +14,11 @@ from pydantic_core import ErrorDetails
 
 from meshql.catalog.base import Place
 from meshql.catalog.checks import check_documents
+from meshql.catalog.connections import Connection
 from meshql.catalog.documents import Document, read_documents
 from meshql.catalog.files import SUFFIXES, digest_of
 from meshql.catalog.mistakes import InvalidCatalogError, Mistake
-from meshql.catalog.model import Catalog, CatalogFile, Connection, Product
+from meshql.catalog.model import Catalog, CatalogFile, Product
 from meshql.catalog.nodes import MOST_MISTAKES
 from meshql.catalog.wording import Repair, translate
 

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+from meshql.catalog.azure import DOMAINS, AzurePlace, MisspelledError, connection_string_part
+from meshql.catalog.connections import NAMED, SCHEMES
 from meshql.catalog.mistakes import quoted
-from meshql.catalog.model import SCHEMES
 
-__all__ = ["absolute", "cloud_of", "complaints", "format_complaint", "holds_secret", "scheme_of"]
+__all__ = [
+    "absolute",
+    "account_complaint",
+    "cloud_of",
+    "complaints",
+    "format_complaint",
+    "holds_secret",
+    "scheme_of",
+    "wrong_format",
+]
 
 Complaint = tuple[str, str | None]
 """A message, and its hint."""
@@ -33,9 +44,18 @@ _FORMAT_OF = {
     "ndjson": "json",
 }
 
+FORMATS: dict[str, tuple[str, ...]] = {
+    "postgres": ("postgres",),
+    "iceberg_rest": ("iceberg",),
+    "unity": ("delta", "iceberg", "parquet", "csv", "json"),
+}
+"""What lies on clouds that hold certain formats only."""
+
+LEAST_PARTS = {"postgres": 1, "iceberg_rest": 2, "unity": 2}
+
 # Spellings of other tools, by cloud.
-_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "wasb": "azure"}
-_ALIASES |= {"wasbs": "azure", "azure": "azure", "adl": "azure"}
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gcs", "abfs": "azure", "wasb": "azure", "wasbs": "azure"}
+_ALIASES |= {"azure": "azure", "adl": "azure"}
 
 
 def scheme_of(location: str) -> str | None:
@@ -64,18 +84,22 @@ def complaints(location: str, cloud: str | None, others: dict[str, list[str]]) -
     if location != location.strip() or not location.isprintable():
         yield "a location has no blanks around it and no line breaks", "remove them"
         return
-    if _climbs(location):
+    if cloud not in NAMED and _climbs(location):
         yield "`..` leaves the folder of the product", "write the folder out from its root"
     if cloud is None or scheme is None:
         return
     if scheme not in SCHEMES[cloud]:
         yield _wrong_scheme(location, scheme, cloud, others)
+    elif cloud in NAMED:
+        yield from _name_complaints(location, cloud)
     elif scheme == "" and location.startswith("~"):
         yield "`~` is not expanded", "write ${HOME} instead"
     elif scheme == "file" and not re.match(r"file://(localhost)?/", location, re.IGNORECASE):
         yield "a file:// location names this machine and a path from the root", "write file:///path"
     elif scheme and scheme != "file":
         yield from _bucket_complaints(location, scheme)
+        if cloud == "azure":
+            yield from _azure_complaints(location)
 
 
 def _climbs(location: str) -> bool:
@@ -94,10 +118,75 @@ def _bucket_complaints(location: str, scheme: str) -> Iterator[Complaint]:
         yield "a bucket's name cannot be a pattern", "put * and ? behind the first /"
 
 
+def _name_complaints(location: str, cloud: str) -> Iterator[Complaint]:
+    parts = location.split(".")
+    if "${" in location or (all(parts) and "/" not in location and len(parts) >= LEAST_PARTS[cloud]):
+        return
+    example = {"postgres": "schema.table"}.get(cloud, "namespace.table")
+    yield f"a location on cloud {cloud} is {example}", "write the table's name, without slashes"
+
+
+def wrong_format(form: str, cloud: str | None) -> Complaint | None:
+    """Return what is wrong with a format on a cloud, if something is."""
+    held = FORMATS.get(cloud or "")
+    if held and form not in held:
+        return f"what lies on cloud {cloud} is not of format {form}", f"write `format: {held[0]}`"
+    if form == "postgres" and cloud is not None and not held:
+        return f"format postgres is for tables of a database, not for cloud {cloud}", (
+            "name a connection with `cloud: postgres`"
+        )
+    return None
+
+
+def _azure_complaints(location: str) -> Iterator[Complaint]:
+    address = location.partition("://")[2]
+    # A variable that is not set may stand for anything.
+    if "${" in address or not address.partition("/")[0]:
+        return
+    try:
+        AzurePlace.parse(location)
+    except MisspelledError as error:
+        yield error.message, error.hint
+
+
+def account_complaint(location: str, connection: Mapping[str, Any]) -> Complaint | None:
+    """Return what is wrong between a location on Azure and the account of its connection, if something is.
+
+    `connection` is the connection's block as its file has it.
+    """
+    if scheme_of(location) not in SCHEMES["azure"]:
+        return None
+    try:
+        named = AzurePlace.parse(location).account
+    except MisspelledError:
+        return None
+    auth = connection.get("auth")
+    given = str(auth.get("connection_string") or "") if isinstance(auth, dict) else ""
+    account = connection_string_part(given, "AccountName") or connection.get("account")
+    unknown = "${" in location or "${" in f"{given}{account or ''}"
+    if unknown:
+        return None
+    if account and named and account != named:
+        message = f"account {named} is not that of the connection, {account}"
+        return message, f"name a connection to account {named}, or write {account} here"
+    if account or named or given or connection.get("endpoint"):
+        return None
+    hint = f"add `account: NAME` to the connection, or write {_with_account(location)}"
+    return "nothing names the storage account", hint
+
+
+def _with_account(location: str) -> str:
+    place = AzurePlace.parse(location)
+    return str(AzurePlace(place.container, place.key, f"ACCOUNT.blob.{DOMAINS[0]}"))
+
+
 def _wrong_scheme(location: str, scheme: str, cloud: str, others: dict[str, list[str]]) -> Complaint:
-    right = [f"{s}://" if s else "a path" for s in SCHEMES[cloud]]
+    path = "a table's name" if cloud in NAMED else "a path"
+    right = [f"{s}://" if s else path for s in SCHEMES[cloud]]
     said = f"{scheme}://" if scheme else "a path"
-    message = f"a location on cloud {cloud} is {' or '.join(right)}, not {said}"
+    *others_right, last = right
+    either = f"{', '.join(others_right)} or {last}" if others_right else last
+    message = f"a location on cloud {cloud} is {either}, not {said}"
     respelled = _respelled(location, scheme)
     if respelled and _ALIASES.get(scheme) == cloud:
         return message, f"write {respelled}"
@@ -106,6 +195,8 @@ def _wrong_scheme(location: str, scheme: str, cloud: str, others: dict[str, list
         return message, f"connections of cloud {home}: {quoted(others[home])}"
     if home:
         return message, f"{said} needs a connection with `cloud: {home}`"
+    if cloud in NAMED:
+        return message, "write schema.table"
     return message, f"write {right[0] if SCHEMES[cloud][0] else '/'}..."
 
 
@@ -115,12 +206,19 @@ def _respelled(location: str, scheme: str) -> str | None:
         return None
     address = location.partition("://")[2]
     host, slash, path = address.partition("/")
-    # abfss://container@account.dfs.core.windows.net/path: the connection knows the account.
-    return f"{SCHEMES[cloud][0]}://{host.partition('@')[0]}{slash}{path}"
+    if scheme == "adl":
+        # Data Lake Storage Gen1 had no containers.
+        return f"az://container/{path}"
+    container, at, account = host.partition("@")
+    if at:
+        return f"abfss://{container}@{account.replace('.blob.', '.dfs.', 1)}{slash}{path}"
+    return f"{SCHEMES[cloud][0]}://{container}{slash}{path}"
 
 
 def format_complaint(location: str, form: str, cloud: str | None) -> Complaint | None:
     """Return what is wrong with a location for a format, if something is."""
+    if cloud in NAMED:
+        return None
     glob = _GLOB.search(_path_part(location)) is not None
     if cloud == "http" and (glob or form == "delta" or (form == "parquet" and location.endswith("/"))):
         return f"a web server lists no files, so format {form} cannot be read like this", "name one file"

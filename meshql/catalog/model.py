@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from meshql.catalog.base import AnyValue, Flag, Model, Place
+from meshql.catalog.base import AnyValue, Model, Place
+from meshql.catalog.connections import Connection, ConnectionName, LocalConnection
 from meshql.catalog.contract import (
     AuthoritativeDefinition,
     CustomProperty,
@@ -28,177 +29,44 @@ from meshql.catalog.tables import Element, Table
 from meshql.errors import CatalogError, UnknownProductError
 
 __all__ = [
-    "Auth",
-    "AzureConnection",
     "Catalog",
     "CatalogFile",
-    "Connection",
     "Description",
     "Element",
     "Format",
-    "GcsConnection",
-    "HttpConnection",
-    "LocalConnection",
     "Model",
     "Place",
+    "Placed",
     "Product",
     "QualityCheck",
-    "S3Connection",
     "SlaProperty",
     "Table",
     "Team",
     "TeamMember",
 ]
 
-Format = Literal["delta", "iceberg", "parquet", "csv", "json"]
+Format = Literal["delta", "iceberg", "parquet", "csv", "json", "postgres"]
+
+
+class Placed(Model):
+    """Where a table of a remote catalog lies at the moment that a statement reads it."""
+
+    connection: Connection
+    root: str = Field(description="What all of its files lie in, with a slash at the end")
+    written: str = Field(description="The URI as the catalog spells it")
+
 
 NAME = r"^[A-Za-z_][A-Za-z0-9_-]*\.[A-Za-z_][A-Za-z0-9_-]*$"
-
-
-# --- who we are -----------------------------------------------------------------------------------
-
-
-class Anonymous(Model):
-    """Show no identity: public data."""
-
-    method: Literal["anonymous"]
-
-
-class S3Keys(Model):
-    """An access key, by reference."""
-
-    method: Literal["keys"]
-    key_id: SecretStr = Field(description="Access key id, as a reference: ${AWS_ACCESS_KEY_ID}")
-    secret: SecretStr = Field(description="Secret access key, as a reference: ${AWS_SECRET_ACCESS_KEY}")
-    session_token: SecretStr | None = Field(
-        default=None, description="Session token of temporary keys, as a reference"
-    )
-
-
-class S3Env(Model):
-    """The usual AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the environment."""
-
-    method: Literal["env"]
-
-
-class GcsHmac(Model):
-    """An HMAC key of Cloud Storage's S3-interoperable API, by reference."""
-
-    method: Literal["hmac"]
-    key_id: SecretStr = Field(description="HMAC access id, as a reference: ${GCS_HMAC_KEY_ID}")
-    secret: SecretStr = Field(description="HMAC secret, as a reference: ${GCS_HMAC_SECRET}")
-
-
-class AzureConnectionString(Model):
-    """A storage account's connection string, by reference."""
-
-    method: Literal["connection_string"]
-    connection_string: SecretStr = Field(
-        description="Connection string, as a reference: ${AZURE_STORAGE_CONNECTION_STRING}"
-    )
-
-
-class AzureAccountKey(Model):
-    """A storage account's shared key, by reference; the connection names the account."""
-
-    method: Literal["account_key"]
-    key: SecretStr = Field(description="Account key, as a reference: ${AZURE_STORAGE_KEY}")
-
-
-S3Auth = Annotated[S3Keys | S3Env | Anonymous, Field(discriminator="method")]
-GcsAuth = Annotated[GcsHmac | Anonymous, Field(discriminator="method")]
-AzureAuth = Annotated[AzureConnectionString | AzureAccountKey | Anonymous, Field(discriminator="method")]
-Auth = S3Keys | S3Env | GcsHmac | AzureConnectionString | AzureAccountKey | Anonymous
-
-
-# --- where data lies ------------------------------------------------------------------------------
-
-
-class ConnectionBase(Model):
-    """What every connection has. `name` and `place` come from the file, not from keys."""
-
-    from_file: ClassVar[frozenset[str]] = frozenset({"name", "place"})
-
-    name: str = Field(default="", exclude=True)
-    place: Place | None = Field(default=None, exclude=True)
-    description: str | None = Field(default=None, description="What lies there")
-    insecure: Flag = Field(
-        default=False, description="Allow literal keys in this file: for emulators' well-known keys only"
-    )
-
-
-class S3Connection(ConnectionBase):
-    """Amazon S3, or a store that speaks its API."""
-
-    cloud: Literal["s3"]
-    region: str = "us-east-1"
-    endpoint: str | None = Field(
-        default=None, description="URL of an S3-compatible store: https://minio.example.com:9000"
-    )
-    url_style: Literal["vhost", "path"] = "vhost"
-    auth: S3Auth
-
-
-class GcsConnection(ConnectionBase):
-    """Google Cloud Storage."""
-
-    cloud: Literal["gcs"]
-    region: str | None = None
-    endpoint: str | None = Field(default=None, description="URL of an emulator or a private endpoint")
-    auth: GcsAuth
-
-
-class AzureConnection(ConnectionBase):
-    """Azure Blob Storage and Data Lake Storage."""
-
-    cloud: Literal["azure"]
-    region: str | None = None
-    account: str | None = Field(
-        default=None, description="Storage account; a connection string names it itself"
-    )
-    endpoint: str | None = Field(default=None, description="URL of an emulator or a private endpoint")
-    auth: AzureAuth
-
-
-class LocalConnection(ConnectionBase):
-    """Files of this machine; relative locations start at the folder of the file that declares them."""
-
-    cloud: Literal["local"]
-
-
-class HttpConnection(ConnectionBase):
-    """Public files behind http:// and https:// addresses."""
-
-    cloud: Literal["http"]
-
-
-Connection = Annotated[
-    S3Connection | GcsConnection | AzureConnection | LocalConnection | HttpConnection,
-    Field(discriminator="cloud"),
-]
-
-ConnectionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
-
-SCHEMES: dict[str, tuple[str, ...]] = {
-    "s3": ("s3",),
-    "gcs": ("gs",),
-    "azure": ("az",),
-    "local": ("", "file"),
-    "http": ("http", "https"),
-}
-"""The URI schemes that locations on each cloud may have; '' is a plain path."""
-
-
-# --- what is in it --------------------------------------------------------------------------------
 
 
 class Product(Model):
     """A data product: a name for rows that lie somewhere in some format."""
 
-    from_file: ClassVar[frozenset[str]] = frozenset({"place"})
+    from_file: ClassVar[frozenset[str]] = frozenset({"place", "placed"})
 
     name: str = Field(pattern=NAME, description="domain.product: what SQL says")
     place: Place | None = Field(default=None, exclude=True)
+    placed: Placed | None = Field(default=None, exclude=True)
     connection: str | None = Field(
         default=None, description="Name of a connection; none for a plain local path"
     )
@@ -268,6 +136,8 @@ class Catalog(Model):
 
     def connection_of(self, product: Product) -> Connection:
         """Return the connection that `product` lies on; raises CatalogError while a variable hides it."""
+        if product.placed is not None:
+            return product.placed.connection
         if product.connection is None:
             return LocalConnection(cloud="local", name="local")
         if unset := unset_variables(product.connection):

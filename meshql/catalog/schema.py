@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from meshql.catalog.checks import SECRET_KEYS
+from meshql.catalog.connection_checks import SECRET_KEYS
 from meshql.catalog.model import CatalogFile
+from meshql.catalog.references import ONLY_REFERENCES
 
 __all__ = ["json_schema", "json_schema_text"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-ONLY_REFERENCES = r"^(\$\{[A-Za-z_][A-Za-z0-9_]*\})+$"
 FROM_FILE = ("name", "place")
 
 
@@ -28,7 +28,8 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a catalog file, generated from the model."""
     schema = CatalogFile.model_json_schema(by_alias=True, schema_generator=_Generator)
     definitions = schema.pop("$defs")
-    definitions.pop("Place")
+    for name in ("Place", "Placed"):
+        definitions.pop(name)
     for definition in definitions.values():
         _hide_fields(definition)
         _refuse_literal_secrets(definition)
@@ -49,7 +50,7 @@ def _hide_fields(definition: dict[str, Any]) -> None:
     """Take out the fields that come from where a value stands in the file."""
     properties = definition.get("properties", {})
     if "place" in properties:
-        for key in ("place",) if "location" in properties else FROM_FILE:
+        for key in ("place", "placed") if "location" in properties else FROM_FILE:
             properties.pop(key)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping as Environ
+from pathlib import Path
 from typing import Any
 
-from meshql.catalog.allowed import takes_references
+from meshql.catalog.allowed import takes_references, takes_secret
 from meshql.catalog.base import Place
 from meshql.catalog.mistakes import Mistake
 from meshql.catalog.nodes import Mapping, Node, Scalar, Sequence, Source, path_text
-from meshql.catalog.references import expand, malformed
+from meshql.catalog.references import anchored, complaint, expand, malformed, secret_references
 from meshql.catalog.scalars import plain_value
 
 __all__ = ["Values"]
@@ -23,6 +25,7 @@ class Values:
 
     def __init__(self, source: Source, environ: Environ[str, str]) -> None:
         self.source = source
+        self.folder = Path(os.path.abspath(source.file)).parent
         self.environ = environ
         self.path: list[str | int] = []
         self.verbatim = False
@@ -66,19 +69,40 @@ class Values:
         return value
 
     def expanded(self, node: Scalar) -> str:
-        if malformed(node.text):
-            hint = "write ${NAME} or ${NAME:-default}; $${ stands for a literal ${"
-            self.source.refuse(node.at, path_text(self.path), "`${` starts no reference to a variable", hint)
-        elif not takes_references(tuple(self.path)):
-            hint = "references are only for text: write the value out"
-            self.source.refuse(
-                node.at, path_text(self.path), "this cannot be a reference to a variable", hint
-            )
-        text, unset = expand(node.text, self.environ)
+        path = tuple(self.path)
+        if found := self.complaint(node.text, path):
+            self.source.refuse(node.at, path_text(path), *found)
+        secret = takes_secret(path) is True
+        text = anchored(node.text, self.folder) if secret else node.text
+        text, unset = expand(text, self.environ, secret=secret)
         for name in unset:
             if name not in self.unset:
-                self.unset[name] = self.source.place(node.at), path_text(self.path)
+                self.unset[name] = self.source.place(node.at), path_text(path)
         return text
+
+    def complaint(self, text: str, path: tuple[str | int, ...]) -> tuple[str, str] | None:
+        """Return what is wrong with the references of a text, and its fix."""
+        stores = secret_references(text)
+        if malformed(text):
+            return (
+                "`${` starts no reference to a variable",
+                "write ${NAME} or ${NAME:-default}; $${ stands for a literal ${",
+            )
+        if not takes_references(path):
+            return (
+                "this cannot be a reference to a variable",
+                "references are only for text: write the value out",
+            )
+        if wrong := next(filter(None, map(complaint, stores)), None):
+            return wrong
+        if stores and takes_secret(path) is False:
+            return (
+                "a store of secrets is only for secrets, and this is none",
+                "write the value out, or ${NAME} for an environment variable",
+            )
+        if any(s.store == "file" for s in stores) and {"{", "}"} & set(str(self.folder)):
+            return "a file's path cannot hold { or }, and this folder's does", "rename the folder"
+        return None
 
     def warnings(self) -> list[Mistake]:
         """Return a warning for every variable that is not set, at its first use."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_origin
 from pydantic import SecretStr
 from pydantic_core import ErrorDetails
 
-from meshql.catalog.allowed import choices_of, keys_of, types_at
+from meshql.catalog.allowed import TAGS, choices_of, keys_of, types_at
 from meshql.catalog.base import Model
 from meshql.catalog.documents import MASK
 from meshql.catalog.mistakes import LONGEST_NAME, Mistake, closest, did_you_mean, quoted
@@ -72,8 +72,10 @@ def _untagged(loc: Steps[Step]) -> list[Step]:
     steps = list(loc)
     if steps[:1] == ["connections"]:
         del steps[2:3]
-        if steps[2:3] == ["auth"]:
-            del steps[3:4]
+        at = 2
+        while steps[at : at + 1] in (["auth"], ["source"]):
+            del steps[at + 1 : at + 2]
+            at += 1
     return [step for step in steps if not (isinstance(step, str) and step.startswith(MASK))]
 
 
@@ -210,7 +212,17 @@ _BY_TYPE = {
 
 
 def _lowered(message: str) -> str:
-    return message.replace("Input should be", "expected").replace("String should have", "expected text of")
+    for theirs, ours in _PHRASES.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
+_PHRASES = {
+    "Input should be greater than or equal to": "expected at least",
+    "Input should be less than or equal to": "expected at most",
+    "Input should be": "expected",
+    "String should have": "expected text of",
+}
 
 
 def _misnamed(spot: _Spot) -> tuple[str, str | None]:
@@ -299,6 +311,10 @@ def _how_to_write(kinds: list[Any], node: Node, path: str) -> str | None:
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
     if models and isinstance(node, Sequence):
         return "remove the dash: its keys follow directly" if len(node.items) == 1 else None
+    if len(models) > 1:
+        # What else there is to write depends on which of them is meant.
+        tag = next(t for t in TAGS if choices_of(models, t))
+        return f"write `{tag}:` with {quoted(choices_of(models, tag))} below `{key}:`"
     if models:
         where = f"below `{key}:`" if not key.endswith("]") else "for it"
         return f"write {quoted(keys_of(models), most=6)} {where}"

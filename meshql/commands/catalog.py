@@ -11,7 +11,7 @@ from meshql.commands.listing import print_rows
 from meshql.commands.opening import open_mesh
 from meshql.config import Config
 from meshql.errors import CatalogError
-from meshql.terminal import say
+from meshql.terminal import say, warn_unasked
 
 __all__ = ["describe_product", "list_products", "print_schema", "validate_catalog"]
 
@@ -19,13 +19,26 @@ __all__ = ["describe_product", "list_products", "print_schema", "validate_catalo
 def list_products(pattern: str, format_: str, catalog: str | None) -> None:
     """Print the products whose name matches `pattern`."""
 
-    declared = load(find_catalog(catalog))
+    declared = _with_remote(load(find_catalog(catalog)))
     rows = [_row(declared, product) for product in declared.matching(pattern)]
     if not rows:
         from meshql.shell.about import no_products
 
         raise no_products(pattern, declared)
     print_rows(rows, format_)
+
+
+def _with_remote(catalog: Catalog) -> Catalog:
+    """The catalog with what remote ones have; says on stderr which of them cannot be asked."""
+    if not any(getattr(connection, "include", ()) for connection in catalog.connections.values()):
+        return catalog
+    from meshql.identity.broker import Broker
+    from meshql.remote.mounts import Mounts
+
+    mounts = Mounts(catalog, Broker())
+    for name, error in mounts.discover().failures.items():
+        warn_unasked(name, error)
+    return mounts.extended(mounts.known())
 
 
 def _row(catalog: Catalog, product: Product) -> dict[str, str | None]:

@@ -105,7 +105,7 @@ LOOKING: dict[str, tuple[Does, str]] = {
     ".preview": (about.preview, "NAME [ROWS]"),
     ".explain": (about.explain, "[SQL]"),
     ".plan": (about.plan_, "[SQL]"),
-    ".doctor": (about.doctor, "[NAME]"),
+    ".doctor": (about.doctor, "[NAME ...]"),
 }
 """Those that look at the catalog and the stores; a dry run leaves them out."""
 

@@ -12,6 +12,7 @@ from meshql.commands.delivery import Delivery
 from meshql.commands.front import known, run_command
 from meshql.commands.given import Source, read_source
 from meshql.errors import DeadlineError, InterruptedQueryError, MeshError, QueryError, UsageError, nearest
+from meshql.redact import learn_typed
 from meshql.shell.completion.tokens import read
 from meshql.shell.script import Command, Sql, items
 from meshql.shell.state import Front
@@ -157,6 +158,7 @@ class Script:
 
     def _do(self, source: Source, item: Command | Sql) -> None:
         if self._habits.echo:
+            learn_typed(item.text)
             say(item.text)
         if isinstance(item, Command):
             run_command(self._front, item.text)

@@ -11,9 +11,10 @@ from meshql.catalog.model import Product
 from meshql.errors import LocationError
 from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_identifier, quote_literal
-from meshql.storage import Location, Object, Store
+from meshql.storage.location import Location
+from meshql.storage.store import Object, Store
 
-__all__ = ["contents", "details", "resolve"]
+__all__ = ["contents", "details", "readable_uri", "resolve"]
 
 READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
 
@@ -41,7 +42,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     proof = tuple(f"{o.key}\0{o.size}\0{o.etag or o.modified.isoformat()}" for o in files)
     if last is not None and last.proof == proof:
         return last
-    uris = ", ".join(quote_literal(_uri(location, o.key)) for o in files)
+    uris = ", ".join(quote_literal(readable_uri(location, o.key)) for o in files)
     options = "".join(f", {quote_identifier(k)} => {_literal(v)}" for k, v in product.options.items())
     return Snapshot(
         product=product,
@@ -60,8 +61,11 @@ def _glob(location: Location) -> re.Match[str] | None:
     return None if location.scheme.startswith("http") else GLOB.search(location.key)
 
 
-def _uri(location: Location, key: str) -> str:
-    """The URI of one file as DuckDB's readers take it: what reads as a glob is escaped."""
+def readable_uri(location: Location, key: str) -> str:
+    """Return the URI of one file as DuckDB's readers take it: what reads as a glob is escaped.
+
+    Raises LocationError for a key with a question mark, which cannot be escaped.
+    """
     if location.scheme.startswith("http"):
         return location.at(key)
     if "?" in key:
@@ -76,7 +80,7 @@ def _scope(location: Location, files: list[Object]) -> Location:
     """What all of the files lie in: the file itself, or the folder, which ends with a slash."""
     if glob := _glob(location):
         folder = location.key[: glob.start()].rpartition("/")[0]
-        return Location(location.scheme, location.bucket, folder).folder
+        return location.to(folder).folder
     return location if files[0].key == location.key else location.folder
 
 
@@ -127,7 +131,7 @@ def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
     rows = None
     if snapshot.product.format == "parquet":
         keys = (proof.partition("\0")[0] for proof in snapshot.proof)
-        uris = ", ".join(quote_literal(_uri(snapshot.location, key)) for key in keys)
+        uris = ", ".join(quote_literal(readable_uri(snapshot.location, key)) for key in keys)
         rows = int(ask(f"SELECT sum(num_rows) FROM parquet_file_metadata([{uris}])")[0][0])
     return Details(files=snapshot.files, rows=rows, bytes=snapshot.bytes, changed_at=snapshot.changed_at)
 

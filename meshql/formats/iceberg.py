@@ -13,11 +13,12 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from meshql.catalog.model import Product
+from meshql.catalog.model import Placed, Product
 from meshql.errors import CorruptError, LocationError
 from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_literal
-from meshql.storage import Location, Object, Store
+from meshql.storage.location import Location
+from meshql.storage.store import Object, Store
 
 __all__ = ["contents", "details", "resolve"]
 
@@ -30,9 +31,12 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     The location is the table's folder, or one metadata.json, which then stays the version for good. Raises
     LocationError where there is no metadata.
     """
+    if product.placed is not None and location.key.endswith(".metadata.json"):
+        # The catalog that named it is the proof, and a metadata file never changes.
+        return last or _named_by_catalog(product, product.placed, location)
     if location.key.endswith(".metadata.json"):
         named = store.head(location.key)
-        root = Location(location.scheme, location.bucket, location.key.rpartition("metadata/")[0])
+        root = location.to(location.key.rpartition("metadata/")[0])
     else:
         root = location.folder
         known = last.proof[0] if last else _hinted(store, root)
@@ -48,13 +52,39 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     return _snapshot(product, root, named)
 
 
+def _named_by_catalog(product: Product, placed: Placed, location: Location) -> Snapshot:
+    root = location.to(Location.parse(placed.root).key)
+    folder, _, name = location.key.rpartition("/")
+    version = name.removesuffix(".metadata.json").removesuffix(".gz")
+    zipped = ", metadata_compression_codec => 'gzip'" if ".gz." in name else ""
+    if placed.written == str(location):
+        # As it stands, the metadata leads to all files, wherever they lie.
+        arguments = quote_literal(placed.written) + zipped
+    else:
+        moved = location.to(folder.removesuffix("/metadata"))
+        arguments = _moved(moved, version) + zipped
+    return Snapshot(
+        product=product,
+        location=root,
+        version=version,
+        relation=f"iceberg_scan({arguments})",
+        proof=(location.key,),
+        preflight=f"SELECT count(*) FROM iceberg_metadata({arguments})",
+    )
+
+
+def _moved(root: Location, version: str) -> str:
+    """The arguments that read a version below a folder other than the one that it was written to."""
+    return (
+        f"{quote_literal(str(root).rstrip('/'))}, allow_moved_paths => true"
+        f", version => {quote_literal(version)}, version_name_format => '%s%s.metadata.json'"
+    )
+
+
 def _snapshot(product: Product, root: Location, metadata: Object) -> Snapshot:
     name = metadata.name.removesuffix(".metadata.json").removesuffix(".gz")
     # Metadata holds absolute paths: a table written as s3:// and read as gs:// has moved.
-    arguments = (
-        f"{quote_literal(str(root).rstrip('/'))}, allow_moved_paths => true, version => {quote_literal(name)}"
-    )
-    arguments += ", version_name_format => '%s%s.metadata.json'"
+    arguments = _moved(root, name)
     if ".gz." in metadata.name:
         arguments += ", metadata_compression_codec => 'gzip'"
     return Snapshot(

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshql.catalog.model import Product
-from meshql.storage import Location
+from meshql.storage.location import Location
+
+if TYPE_CHECKING:
+    from meshql.formats.delta_log import Log
 
 __all__ = ["Ask", "Details", "File", "Snapshot", "snapshot_key"]
 
@@ -23,7 +26,11 @@ class Snapshot:
 
     `version` is the Delta version, the Iceberg metadata file's name, or a digest of the files' names, sizes
     and tags. `relation` goes behind FROM. `proof` is what the store showed of this version: while it shows
-    the same, the snapshot is still the current one.
+    the same, the snapshot is still the current one. `shares` names an attached database that others are read
+    through too. `log` is what a Delta table's log says, where the files that it names are scanned one by one
+    instead of by the delta extension. `misread` is a query that finds something where the delta extension may
+    misread the table. `parts` says how many files each scan has that the relation is made of, where it is
+    made of several.
     """
 
     product: Product
@@ -33,9 +40,20 @@ class Snapshot:
     proof: tuple[str, ...]
     attach: str | None = None
     preflight: str | None = None
+    misread: str | None = None
     changed_at: datetime | None = None
     files: int | None = None
     bytes: int | None = None
+    shares: str | None = None
+    parts: tuple[int, ...] = ()
+    log: Log | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def function(self) -> str:
+        """The name of the table function that reads it, as plans have it; empty for an attached table."""
+        if self.log is not None:
+            return "READ_PARQUET"
+        return "" if self.attach else self.relation.partition("(")[0].upper()
 
     @property
     def key(self) -> str:

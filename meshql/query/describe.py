@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from meshql.catalog.model import Connection, Product
+from meshql.catalog.connections import Connection
+from meshql.catalog.model import Product
 from meshql.formats.snapshot import Snapshot
 from meshql.query.engine import Engine
 from meshql.query.resolve import Resolver
+from meshql.redact import redact
 from meshql.sql import quote_name
 from meshql.terminal import size
 
@@ -38,15 +40,13 @@ class ProductDescription:
     changed_at: datetime | None
 
 
-def describe(
-    product: Product, connection: Connection, resolver: Resolver, engine: Engine
-) -> ProductDescription:
+def describe(product: Product, resolver: Resolver, engine: Engine) -> ProductDescription:
     """Return the description of a product at its current snapshot; raises a StorageError that names it."""
     snapshot = resolver.snapshot(product)
     details = resolver.details(snapshot)
     return ProductDescription(
-        product=product,
-        connection=connection,
+        product=snapshot.product,
+        connection=resolver.catalog.connection_of(snapshot.product),
         columns=_columns(product, snapshot, resolver, engine),
         version=snapshot.version,
         files=details.files,
@@ -76,7 +76,7 @@ def description_text(found: ProductDescription) -> str:
         "owner": product.owner,
         "cloud": " ".join(filter(None, (connection.cloud, getattr(connection, "region", None)))),
         "connection": connection.name,
-        "location": product.location,
+        "location": redact(product.location),
         "format": product.format,
         "version": found.version,
         "files": _count(found.files),

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import duckdb
+from pydantic import SecretStr
 
-from meshql.catalog.model import Connection, Product
-from meshql.errors import CatalogError
+from meshql.catalog.azure import AzurePlace
+from meshql.catalog.connections import Connection
+from meshql.catalog.model import Product
 from meshql.formats.snapshot import Snapshot
 from meshql.identity.broker import Broker
+from meshql.identity.credentials import Credentials
 from meshql.identity.secrets import emulator_url, secret_sql
+from meshql.query.databases import Databases
 from meshql.query.extensions import Extensions
 from meshql.sql import quote_identifier, quote_name
 
 __all__ = ["LOSSLESS", "Engine"]
 
 CLOUD_EXTENSIONS = {"s3": ("httpfs",), "gcs": ("httpfs",), "http": ("httpfs",), "azure": ("azure",)}
-FORMAT_EXTENSIONS = {"delta": ("delta",), "iceberg": ("iceberg",)}
+FORMAT_EXTENSIONS = {"delta": ("delta",), "iceberg": ("iceberg",), "postgres": ("postgres_scanner",)}
 
 LOGGED = ("HTTP", "delta.FilterPushdown", "Iceberg")
 """Kinds of DuckDB's log: requests, and the files that scans leave out."""
@@ -48,11 +53,12 @@ class Engine:
         self._broker = broker
         self._connection = duckdb.connect(":memory:", config={**CONFIG, **(settings or {})})
         self._extensions = Extensions(self._connection)
+        self.databases = Databases(self._connection, broker)
+        """Databases that are attached for as long as the engine lives."""
         self._lock = threading.Lock()
         self._product_locks: dict[str, threading.Lock] = {}
         self._mounted: dict[str, Snapshot] = {}
-        self._secrets: dict[str, str] = {}
-        self._scopes: dict[str, Connection] = {}
+        self._secrets: dict[str, SecretStr] = {}
         self.derived: set[str] = set()
         """Products that somebody made views, macros or prepared statements over."""
         self._preflighted: set[str] = set()
@@ -94,33 +100,28 @@ class Engine:
             self._connection.execute(f"SET GLOBAL enabled_log_types = '{','.join(LOGGED)}'")
         self._accounting = True
 
-    def trust(self, connection: Connection, scope: str) -> None:
-        """Give DuckDB the connection's credentials for URIs that begin with `scope`.
-
-        DuckDB chooses credentials by the URI alone, so two connections cannot share one: CatalogError.
-        """
+    def trust(self, connection: Connection, scope: str) -> Credentials:
+        """Give DuckDB the connection's credentials for URIs that begin with `scope`, and return them."""
         credentials = self._broker.credentials(connection)
-        statement = secret_sql(scope, connection, credentials, scope)
+        statement = secret_sql(_secret_name(scope), connection, credentials, scope)
         if statement is None:
-            return
+            return credentials
         emulator = emulator_url(connection, credentials)
-        if emulator:
+        # Other readers than delta-kernel get addresses that name the account.
+        if emulator and AzurePlace.parse(scope).host is None:
             os.environ["AZURITE_BLOB_STORAGE_URL"] = emulator
         with self._lock:
-            holder = self._scopes.setdefault(scope, connection)
-            if holder != connection:
-                raise CatalogError(
-                    f"{scope} is reached through two connections, {holder.name} and {connection.name}",
-                    hint="read it through one of them, or copy it elsewhere: DuckDB cannot tell them apart",
-                )
-            if self._secrets.get(scope) != statement:
+            if self._secrets.get(scope) != SecretStr(statement):
                 self.cursor().execute(statement)
-                self._secrets[scope] = statement
+                self._secrets[scope] = SecretStr(statement)
+        return credentials
 
-    def forget_scopes(self) -> None:
-        """Let other connections take the scopes that were trusted so far."""
+    def distrust(self) -> None:
+        """Take all credentials from DuckDB again; statements that run keep theirs."""
         with self._lock:
-            self._scopes.clear()
+            for scope in self._secrets:
+                self.cursor().execute(f"DROP SECRET IF EXISTS {quote_identifier(_secret_name(scope))}")
+            self._secrets.clear()
 
     def mount(self, snapshot: Snapshot) -> int | None:
         """Make the product's view show `snapshot`; call it inside `using`.
@@ -129,7 +130,7 @@ class Engine:
         there already.
         """
         name = snapshot.product.name
-        if self._mounted.get(name) is snapshot:
+        if self.shows(snapshot):
             return None
         self._mounted.pop(name, None)
         cursor = self.cursor()
@@ -166,6 +167,10 @@ class Engine:
             for lock in locks:
                 stack.enter_context(lock)
             yield
+
+    def shows(self, snapshot: Snapshot) -> bool:
+        """Tell whether the product's view shows this very snapshot."""
+        return self._mounted.get(snapshot.product.name) is snapshot
 
     def mounted(self) -> set[str]:
         """Return the names of the products that have a view."""
@@ -212,3 +217,8 @@ class Engine:
     def accounting(self) -> bool:
         """Whether DuckDB's log holds requests, with the credentials in their headers."""
         return self._accounting
+
+
+def _secret_name(scope: str) -> str:
+    """A name for the secret of `scope`: DuckDB takes two that differ only in case for one."""
+    return scope if scope == scope.lower() else f"{scope} {zlib.crc32(scope.encode()):08x}"

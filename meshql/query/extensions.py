@@ -1,9 +1,17 @@
-"""DuckDB's extensions, loaded from the wheels they are installed as."""
+"""DuckDB's extensions, loaded from the wheels they are installed as.
+
+Networks with a proxy, or with an authority of their own behind TLS, are told to meshql by the usual
+variables, meant for every reader alike: HTTPS_PROXY, HTTP_PROXY, NO_PROXY and SSL_CERT_FILE. The stores'
+own listing and delta-kernel heed all of them, httpfs and azure the proxies; of the certificates they are
+told here.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +26,9 @@ __all__ = ["Extensions"]
 NEEDS = {"iceberg": ("avro",)}
 """Extensions that want others to be there when they are loaded."""
 
+EXTRAS = {"postgres_scanner": "postgres"}
+"""Extensions that are no part of every installation, and the extra that has them."""
+
 AFTER_LOADING = {
     "httpfs": (
         # httpfs copies AWS_* of the environment into settings that any SQL can read.
@@ -30,6 +41,22 @@ AFTER_LOADING = {
         "SET GLOBAL http_retry_backoff = 2",
     ),
 }
+
+
+def _network(name: str) -> Iterator[str]:
+    """The settings under which an extension trusts what the other readers trust."""
+    trusted = os.environ.get("SSL_CERT_FILE")
+    if trusted and not Path(trusted).is_file():
+        raise UsageError(
+            f"$SSL_CERT_FILE names no file: {trusted}", hint="unset SSL_CERT_FILE, or correct it"
+        )
+    if name == "httpfs" and trusted:
+        yield f"SET GLOBAL ca_cert_file = {quote_literal(trusted)}"
+    if name == "azure" and sys.platform == "linux":
+        # Its default looks for certificates only where some distributions have them, and then trusts none.
+        yield "SET GLOBAL azure_transport_option_type = 'curl'"
+        if trusted:
+            os.environ["CURL_CA_INFO"] = trusted
 
 
 class Extensions:
@@ -76,13 +103,21 @@ class Extensions:
             if file is None:
                 cursor.execute(f"INSTALL {name}")
             cursor.execute(f"LOAD {quote_literal(str(file)) if file else name}")
-            for statement in AFTER_LOADING.get(name, ()):
+            for statement in (*AFTER_LOADING.get(name, ()), *_network(name)):
                 cursor.execute(statement)
         except duckdb.Error as error:
             raise UsageError(
                 f"DuckDB's extension {name} cannot be loaded: {str(error).splitlines()[0]}",
-                hint=f"pip install duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}",
+                hint=f"pip install {_wheel(name)}",
             ) from None
+
+
+def _wheel(name: str) -> str:
+    """What pip installs for an extension."""
+    extra = EXTRAS.get(name)
+    if extra:
+        return f"'meshql[{extra}]'"
+    return f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
 
 
 def _wheel_file(name: str) -> Path | None:

@@ -15,9 +15,13 @@ from meshql.errors import (
     MeshError,
     QueryError,
     StorageError,
+    UsageError,
 )
+from meshql.formats.postgres import database_error, is_database_error
 from meshql.formats.snapshot import Snapshot
-from meshql.storage import storage_error
+from meshql.redact import scrub
+from meshql.sql import quote_name
+from meshql.storage.refusals import storage_error
 
 __all__ = ["failure", "mount_failure", "named"]
 
@@ -37,6 +41,8 @@ OF_THE_SQL = (
 READERS = re.compile(
     r"No magic bytes|too small to be a Parquet|Avro|avro|Cannot read file|Snappy|ZSTD|thrift"
 )
+
+URL = re.compile(r"https?://[^\s\"'<>]+")
 
 QUOTED_PATH = re.compile(r"[\"'](/|\w+://)")
 
@@ -58,8 +64,10 @@ def failure(error: BaseException, snapshots: Sequence[Snapshot]) -> MeshError:
     """Return the error that `error`, met while reading `snapshots`, amounts to for a user.
 
     DuckDB's own words are kept where the SQL is at fault. Storage is at fault when a reader says so; the
-    product is then the one whose location the words hold, or the only one there is.
+    product is then the one whose location the words hold, or the only one there is. Secrets in `error` itself
+    are masked, too: it stays reachable as the context of what is raised.
     """
+    scrub(error)
     if isinstance(error, StorageError) and len(snapshots) == 1:
         return named(error, snapshots[0].product)
     if isinstance(error, MeshError):
@@ -74,6 +82,14 @@ def failure(error: BaseException, snapshots: Sequence[Snapshot]) -> MeshError:
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return QueryError(text, hint="raise memory_limit, or select fewer columns and rows")
+    if "http_proxy" in text and "parse" in text:
+        # DuckDB's words hold the whole address, password and all.
+        return UsageError(
+            "DuckDB takes no login in the address of a proxy that HTTP_PROXY names",
+            hint='export http_proxy="$HTTP_PROXY"; unset HTTP_PROXY',
+        )
+    if is_database_error(text):
+        return _of_database(text, snapshots)
     if isinstance(error, OF_THE_SQL):
         return QueryError(text.rstrip())
     if CORRUPT.search(text) and _names_file(text, snapshots):
@@ -100,13 +116,29 @@ def mount_failure(error: BaseException, snapshot: Snapshot) -> MeshError:
 
 
 def _with_product(error: StorageError, text: str, snapshots: Sequence[Snapshot]) -> MeshError:
-    at_fault = [s for s in snapshots if str(s.location).rstrip("/") in text]
+    urls = URL.findall(text)
+    at_fault = [
+        s
+        for s in snapshots
+        if str(s.location).rstrip("/") in text or any(s.location.holds(url) for url in urls)
+    ]
     if not at_fault and len(snapshots) == 1 and not QUOTED_PATH.search(text):
         at_fault = list(snapshots)
     if at_fault:
         return named(error, at_fault[0].product)
     # A path that the SQL itself names is no product's fault.
     return QueryError(text.rstrip()) if re.search(r"[\"']/", text) else error
+
+
+def _of_database(text: str, snapshots: Sequence[Snapshot]) -> MeshError:
+    """The error of the product whose server said so; one of the SQL's own, where there is no such product."""
+    live = [s for s in snapshots if s.shares]
+    named_in = [s for s in live if quote_name(*s.location.key.split(".", 1)) in text]
+    at_fault = named_in or live
+    if not at_fault:
+        return QueryError(text.rstrip())
+    error = database_error(text, at_fault[0].location.bucket)
+    return named(error, at_fault[0].product) if len(at_fault) == 1 else error
 
 
 def _names_file(text: str, snapshots: Sequence[Snapshot]) -> bool:

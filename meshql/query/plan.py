@@ -13,7 +13,7 @@ import duckdb
 
 from meshql.formats.snapshot import File, Snapshot
 from meshql.query.engine import Engine
-from meshql.query.pruning import OPTIONAL, Kept, Log, kept, read_log, texts_of
+from meshql.query.pruning import OPTIONAL, Kept, Log, file_filters, kept, read_log, texts_of
 from meshql.query.resolve import Resolver
 from meshql.query.scans import scanned
 from meshql.sql import Statement, quote_name
@@ -93,9 +93,15 @@ def _cells(read: PlannedRead) -> tuple[str, ...]:
         f"{read.format} {read.version[:12]}",
         _files(read.files, read.files_total),
         _at_most(read.bytes),
-        f"about {read.rows:,} rows" if read.rows is not None and read.files else "",
+        _about(read),
         "; ".join(read.filters),
     )
+
+
+def _about(read: PlannedRead) -> str:
+    # A server that keeps no statistics of a table guesses 0.
+    unknown = read.rows is None or not read.files or (read.rows == 0 and read.bytes is None)
+    return "" if unknown else f"about {read.rows:,} row{'' if read.rows == 1 else 's'}"
 
 
 def _files(count: int, total: int) -> str:
@@ -156,7 +162,7 @@ def _leaves(node: Node) -> Iterator[Node]:
 
 def _narrowed(info: Mapping[str, Any]) -> str:
     """The filters that a scan applies while it reads, or tries to."""
-    texts = [text for key in ("File Filters", "Filters") for text in texts_of(info, key)]
+    texts = [*file_filters(info), *texts_of(info, "Filters")]
     bare = (text.removeprefix(OPTIONAL) for text in texts)
     return " AND ".join(text for text in dict.fromkeys(bare) if not text.startswith("Dynamic Filter"))
 
@@ -214,7 +220,7 @@ class _Asked:
             version=snapshot.version,
             cloud=connection.cloud,
             region=getattr(connection, "region", None),
-            location=str(snapshot.location),
+            location=snapshot.location.plain,
             scans=None if scans is None else len(scans),
             files=data if scans is None else total.files,
             files_total=data,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from meshql.formats.delta_files import said
+
 __all__ = [
     "Node",
     "children_of",
@@ -243,7 +245,7 @@ def _outputs(node: Node) -> list[str] | None:
 
 def _texts(node: Node, key: str) -> list[str]:
     """The texts under a key, references to columns of the operator below replaced by their names."""
-    texts = _listed(_info(node).get(key))
+    texts = [said(text) for text in _listed(_info(node).get(key))]
     if not any("#" in text for text in texts):
         return [_worded(text) for text in texts]
     below = children_of(node)

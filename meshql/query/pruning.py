@@ -14,11 +14,12 @@ from typing import Any
 
 import duckdb
 
+from meshql.formats.delta_files import said
 from meshql.formats.snapshot import Ask, File, Snapshot
 from meshql.query.scans import files_of
 from meshql.sql import quote_identifier, quote_literal
 
-__all__ = ["OPTIONAL", "Kept", "Log", "kept", "read_log", "texts_of"]
+__all__ = ["OPTIONAL", "Kept", "Log", "file_filters", "kept", "read_log", "texts_of"]
 
 PUSHED = (
     'STRUCT(path VARCHAR, "type" VARCHAR, filters_before VARCHAR[], filters_after VARCHAR[],'
@@ -30,6 +31,9 @@ SKIPPED = re.compile(
 )
 
 COMPARED = re.compile(r'\(?"?(\w+)"? ?[<>=]')
+
+APART = re.compile(r"(?<=\))(?=\((?:[^']*'[^']*')*[^']*$)")
+"""Between two conditions, but within no quotes."""
 
 OPTIONAL = "optional: "
 """In front of filters that a scan may apply or not."""
@@ -101,14 +105,15 @@ def kept(
             ruled_out = {s.path for s in log.skipped if s.filter in filters}
             left = [f for f in data if not _names(ruled_out, f.key, f.manifest)]
             count = len(left)
-        case "delta":
+        case "delta" if snapshot.log is None:
             count = min((p.files for p in log.pushed if _said_of(p, snapshot, filters)), default=len(data))
             sure = [f for f in filters if not f.startswith(OPTIONAL)]
             left = data if count == len(data) else _matching(data, sure, types, ask)
         case _:
             opened, total = files_of(info)
-            count = opened if total is not None else len(data)
-            left = data if total is None else _matching(data, texts_of(info, "File Filters"), types, ask)
+            # Which share of the files a scan has is not said: the biggest may be.
+            count = opened if total is not None else max(snapshot.parts, default=len(data))
+            left = data if total is None else _matching(data, file_filters(info), types, ask)
             left = left if len(left) == count else data
     left = left if len(left) >= count else data
     # Which of those left are read is not said: the biggest may be.
@@ -118,7 +123,12 @@ def kept(
 def texts_of(info: Mapping[str, Any], key: str) -> list[str]:
     """Return the texts under a key of `extra_info`, which has one as it is and several as a list."""
     given = info.get(key) or []
-    return [given] if isinstance(given, str) else [str(text) for text in given]
+    return [said(str(text)) for text in ([given] if isinstance(given, str) else given)]
+
+
+def file_filters(info: Mapping[str, Any]) -> list[str]:
+    """Return the filters that leave out whole files, which come as one text: `(a = 1)(b = 2)`."""
+    return [part for text in texts_of(info, "File Filters") for part in APART.split(text)]
 
 
 def _names(paths: Iterable[str], *keys: str | None) -> bool:

@@ -12,6 +12,7 @@ import duckdb
 from meshql.catalog.model import Catalog
 from meshql.formats.snapshot import Snapshot
 from meshql.query.scans import Traffic, files_of, scanned, traffic
+from meshql.redact import redact
 
 __all__ = ["Read", "Receipt", "read_of", "watch"]
 
@@ -94,13 +95,20 @@ def _read(
         version=snapshot.version,
         cloud=connection.cloud,
         region=getattr(connection, "region", None),
-        location=str(snapshot.location),
-        files=max((read for read, _ in files), default=0),
+        location=redact(snapshot.location.plain),
+        files=_files_read(snapshot, [read for read, _ in files]),
         files_total=max((total for _, total in files if total is not None), default=snapshot.files),
         rows=sum(int(s.get("operator_cardinality") or 0) for s in mine),
         bytes=fetched.bytes,
         requests=fetched.requests,
     )
+
+
+def _files_read(snapshot: Snapshot, counts: Sequence[int]) -> int:
+    """How many files were read, of which each scan says how many were its."""
+    if len(snapshot.parts) > 1 and snapshot.files is not None:
+        return min(sum(counts), snapshot.files)
+    return max(counts, default=0)
 
 
 def _scans(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -44,12 +44,10 @@ class Result:
         account: Callable[[int], Receipt | None],
         end: Callable[[bool | None], None],
         interrupt: Callable[[], None] = lambda: None,
+        again: Callable[[BaseException], BaseException | None] = lambda error: error,
     ) -> None:
-        description = cursor.description or []
-        self.columns: tuple[str, ...] = tuple(d[0] for d in description)
-        """The names of the columns; they need not be different."""
-        self.types: tuple[str, ...] = tuple(str(d[1]) for d in description)
-        """The DuckDB types of the columns."""
+        self.columns, self.types = _shape(cursor)
+        """The names of the columns, which need not be different, and their DuckDB types."""
         self.receipt: Receipt | None = None
         """What was read from where, once the result is read or closed; None unless it was asked for."""
         self._cursor = cursor
@@ -57,6 +55,7 @@ class Result:
         self._account = account
         self._end = end
         self._interrupt = interrupt
+        self._again = again
         self._thread: ThreadPoolExecutor | None = None
         self._hangs = False
         self._stream: pyarrow.RecordBatchReader | None = None
@@ -167,7 +166,10 @@ class Result:
         stream = self._reading()
         try:
             batch = self._interruptible(lambda: next(stream, None))
-        except BaseException as error:
+        except BaseException as first:
+            error = self._run_again(first)
+            if error is None:
+                return self._read()
             translated = self._translate(error)
             self._finish("closed", ok=False)
             raise translated from None
@@ -176,6 +178,14 @@ class Result:
             return None
         self._rows += batch.num_rows
         return batch
+
+    def _run_again(self, error: BaseException) -> BaseException | None:
+        """Begin the statement anew, if that can help and nobody has seen a row; the error that remains."""
+        remains = error if self._rows else self._again(error)
+        if remains is not None:
+            return remains
+        self._stream = None
+        return None if _shape(self._cursor) == (self.columns, self.types) else error
 
     def _interruptible(self, read: Callable[[], pyarrow.RecordBatch | None]) -> pyarrow.RecordBatch | None:
         """Read so that Ctrl-C is seen: the main thread, which gets it, must not wait inside DuckDB."""
@@ -216,6 +226,11 @@ class Result:
             if self._thread is not None:
                 self._thread.shutdown(wait=False)
             self._end(None if self._hangs else ok)
+
+
+def _shape(cursor: duckdb.DuckDBPyConnection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    description = cursor.description or []
+    return tuple(d[0] for d in description), tuple(str(d[1]) for d in description)
 
 
 def is_count(statement: Statement, result: Result) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import duckdb
 
+from meshql.formats.delta_vectors import ROW
 from meshql.formats.snapshot import Snapshot
 
 __all__ = ["Traffic", "files_of", "scanned", "traffic"]
@@ -24,15 +24,21 @@ class Traffic:
 
 def scanned(info: Mapping[str, Any], snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     """Return the snapshots that a scan with this `extra_info` may read: one, unless it opened no file."""
+    if ROW in (info.get("Projections") or ()):
+        # A copy of deletion vectors on this machine.
+        return []
     named = [s for s in snapshots if s.key == info.get("Table")]
     if named:
         return named
     first = str(info.get("Filename(s)", "")).partition(", ")[0]
     if first:
-        holding = [s for s in snapshots if not s.attach and _holds(s, first)]
+        holding = [s for s in snapshots if s.function and _holds(s, first)]
         return sorted(holding, key=lambda s: len(s.location.key))[-1:]
+    tables = [s for s in snapshots if s.shares and s.location.key.partition(".")[2] == info.get("Table")]
+    if tables:
+        return tables
     # A scan that opened no file names none; its function tells, where one product only is read with it.
-    return [s for s in snapshots if s.relation.partition("(")[0].upper() == info.get("Function")]
+    return [s for s in snapshots if s.function and s.function == info.get("Function")]
 
 
 def files_of(info: Mapping[str, Any]) -> tuple[int, int | None]:
@@ -62,6 +68,8 @@ def traffic(
 def _holds(snapshot: Snapshot, uri: str) -> bool:
     if snapshot.product.format == "iceberg":
         return snapshot.location.key.rstrip("/") in uri
+    if snapshot.log is not None:
+        return uri.startswith(str(snapshot.location))
     keys = (proof.partition("\0")[0] for proof in snapshot.proof)
     return any(uri == snapshot.location.at(key) for key in keys)
 
@@ -84,11 +92,5 @@ def _requests(log: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> list[tuple[
 
 
 def _owner(url: str, snapshots: Sequence[Snapshot]) -> Snapshot | None:
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    holding = [
-        s
-        for s in snapshots
-        if f"/{s.location.key.rstrip('/')}" in path and s.location.bucket in f"{parts.netloc}{path}"
-    ]
+    holding = [s for s in snapshots if s.location.holds(url)]
     return max(holding, key=lambda s: len(s.location.key), default=None)

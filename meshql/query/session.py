@@ -15,6 +15,7 @@ import duckdb
 
 from meshql.catalog.model import Catalog
 from meshql.errors import (
+    CredentialsError,
     DeadlineError,
     InterruptedQueryError,
     MeshError,
@@ -32,6 +33,7 @@ from meshql.query.receipt import Receipt, read_of, watch
 from meshql.query.resolve import Resolution, Resolver
 from meshql.query.result import Result
 from meshql.query.scans import traffic
+from meshql.redact import redact, scrub
 from meshql.sql import Statement, at_line, parse
 
 if TYPE_CHECKING:
@@ -41,7 +43,14 @@ __all__ = ["Parameters", "Session"]
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
-LOG = re.compile(r"\bduckdb_log|\benable_logging\b", re.IGNORECASE)
+LOG = re.compile(r"\bduckdb_log|\benable_(http_)?logging\b", re.IGNORECASE)
+"""Words that lead to DuckDB's log: of requests, whose headers hold tokens, and of every CREATE SECRET."""
+
+LOG_SETTING = re.compile(
+    r"\b(enabled_log_types|http_logging_output|log_query_path|logging_level|logging_mode|logging_storage)\b",
+    re.IGNORECASE,
+)
+"""Settings of that log, and good names for columns too."""
 
 SEARCH_PATH = re.compile(r"\s*(USE|SET\s+(SESSION\s+)?(schema|search_path))\b", re.IGNORECASE)
 
@@ -162,29 +171,55 @@ class Session:
     def _start(self, run: _Run, values: Parameters, account: Callable[[int], Receipt | None]) -> Result:
         """Begin to run a statement; `account` is called with the number of its rows, at its end."""
         try:
-            self._pin(run)
-            run.deadline.check()
-            self._check_interrupted()
-            self._refuse_log(run.statement)
-            self._cursor.execute(run.statement.text, values or None)
-            if self._watched and not run.statement.reads:
-                # It is done, and its profile is gone once its rows are fetched.
-                run.profile = self._cursor.get_profiling_information(format="json")
-        except BaseException as error:
-            self._end(run, ok=False)
-            raise self._translated(error, run) from None
+            self._execute(run, values)
+        except BaseException as first:
+            if error := self._again(run, values, first):
+                self._end(run, ok=False)
+                raise self._translated(error, run) from None
         result = Result(
             self._cursor,
             translate=lambda error: self._translated(error, run),
             account=account,
             end=lambda ok: self._end(run, ok=ok),
             interrupt=self.interrupt,
+            again=lambda error: self._again(run, values, error),
         )
         self._result = weakref.ref(result)
         if not run.statement.reads:
             result.prefetch()
         self._follow(run)
         return result
+
+    def _execute(self, run: _Run, values: Parameters) -> None:
+        self._pin(run)
+        run.deadline.check()
+        self._check_interrupted()
+        _refuse_log(run.statement, values)
+        run.begun = True
+        self._cursor.execute(run.statement.text, values or None)
+        if self._watched and not run.statement.reads:
+            # It is done, and its profile is gone once its rows are fetched.
+            run.profile = self._cursor.get_profiling_information(format="json")
+
+    def _again(self, run: _Run, values: Parameters, error: BaseException) -> BaseException | None:
+        """Run the statement once more with fresh credentials, when a store refused those it had.
+
+        Returns the error that remains: `error` where that cannot help, or that of the second run. A
+        transaction of the user's cannot be run again, nor what may have written files.
+        """
+        refused = isinstance(_failure(error, run), CredentialsError)
+        if not refused or run.renewed or self._in_transaction or not run.used:
+            return error
+        run.renewed = True
+        if not self._resolver.renew(run.resolution) or (run.begun and run.statement.leaves_files):
+            return error
+        self._let_go(run, ok=False)
+        run.pinned, run.used = False, ()
+        try:
+            self._execute(run, values)
+        except BaseException as second:
+            return second
+        return None
 
     def register(self, name: str, table: pyarrow.Table) -> None:
         """Let statements of this session read `table` under `name`."""
@@ -207,6 +242,12 @@ class Session:
         if self._on_close:
             self._on_close(self)
 
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def _end_last(self) -> None:
         result = self._result() if self._result else None
         if result is not None:
@@ -215,6 +256,10 @@ class Session:
 
     def _pin(self, run: _Run) -> None:
         """Resolve what the statement names and what it may reach, and fix the views for its cursor."""
+        with self._resolver.gate.passing():
+            self._pin_now(run)
+
+    def _pin_now(self, run: _Run) -> None:
         certain = self._resolver.named(run.statement, self._schemas)
         sure = [p.name for p in certain] if run.statement.exact or self._in_transaction else []
         products = {p.name: p for p in (*certain, *self._resolver.reachable(run.statement))}
@@ -258,20 +303,29 @@ class Session:
         """End the statement's transaction, and let its snapshots go; `ok` is None when a store hangs."""
         run.deadline.cancel()
         try:
+            self._let_go(run, ok=ok)
+        finally:
+            if run.on_end:
+                run.on_end()
+
+    def _let_go(self, run: _Run, *, ok: bool | None) -> None:
+        try:
             if run.pinned and ok is not None and not self._engine.closed:
-                self._leave_transaction(ok)
+                self._leave_transaction(run, ok)
         finally:
             if self._in_transaction:
                 self._held += run.used
             elif not self._engine.closed:
                 self._engine.release((*run.used, *self._held))
                 self._held = ()
-            if run.on_end:
-                run.on_end()
 
-    def _leave_transaction(self, ok: bool) -> None:
+    def _leave_transaction(self, run: _Run, ok: bool) -> None:
         if ok:
-            self._cursor.execute("COMMIT")
+            try:
+                self._cursor.execute("COMMIT")
+            except duckdb.Error as error:
+                # A database that is gone cannot end its part.
+                raise failure(error, run.used) from None
             return
         # What went wrong before is what the user has to see.
         with suppress(duckdb.Error, RuntimeError):
@@ -290,6 +344,7 @@ class Session:
 
     def _translated(self, error: BaseException, run: _Run) -> BaseException:
         """The error for the user: the deadline, the product that could not be had, or DuckDB's words."""
+        scrub(error)
         if run.deadline.expired:
             return DeadlineError(f"the query was not done within {run.deadline.seconds:g} s")
         if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
@@ -301,7 +356,7 @@ class Session:
         if isinstance(error, duckdb.CatalogException) and (found := NO_TABLE.search(str(error))):
             table = found[1].rpartition(".")[2]
             return _missing(table, run) or self._unknown(table, str(error), run.statement)
-        translated = failure(error, run.resolution.snapshots)
+        translated = _failure(error, run)
         if isinstance(error, duckdb.InterruptException) and not self._interrupted:
             # With several threads, DuckDB now and then forgets why a streamed query failed.
             translated = QueryError("the query failed, and DuckDB does not say why", hint="run it again")
@@ -313,17 +368,13 @@ class Session:
         if self._interrupted:
             raise InterruptedQueryError("the query was cancelled")
 
-    def _refuse_log(self, statement: Statement) -> None:
-        """Keep DuckDB's log of requests from SQL: their headers hold session tokens."""
-        if self._engine.accounting and LOG.search(statement.text):
-            raise PolicyError("DuckDB's log holds credentials", hint="the receipt tells what was read")
-
     def _unknown(self, table: str, words: str, statement: Statement) -> MeshError:
         """The error for a table that is neither a product nor a table of the engine."""
         for name in statement.names:
             if name.table.casefold() == table.casefold() and name.schema:
-                return UnknownProductError.from_names(str(name), self._resolver.catalog.products)
-        tables = {p.table: p.name for p in self._resolver.catalog.products.values()}
+                trouble = self._resolver.mounts.trouble(name.schema)
+                return trouble or UnknownProductError.from_names(str(name), self._resolver.listed().products)
+        tables = {p.table: p.name for p in self._resolver.listed().products.values()}
         close = [tables[t] for t in nearest(table, tables)]
         hint = f"products are named domain.product: did you mean {' or '.join(close)}?" if close else None
         return QueryError(at_line(words, statement.line), hint=hint)
@@ -334,7 +385,7 @@ class Session:
         ids = [self._watched, *resolution.watched]
         log = self._engine.cursor()
         reads = read_of(self._profiled(run), log, ids, resolution.snapshots, run.catalog)
-        return Receipt(run.statement.text, run.catalog.digest, reads, rows, seconds)
+        return Receipt(redact(run.statement.text), run.catalog.digest, reads, rows, seconds)
 
     def _profile(self, run: _Run, rows: int) -> Operator:
         seconds = time.perf_counter() - run.started
@@ -361,6 +412,8 @@ class _Run:
     resolution: Resolution = field(default_factory=lambda: Resolution(()))
     used: tuple[Snapshot, ...] = ()
     pinned: bool = False
+    renewed: bool = False
+    begun: bool = False
     profile: str | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -390,6 +443,19 @@ class _Deadline:
         """Interrupt no more."""
         if self._timer:
             self._timer.cancel()
+
+
+def _failure(error: BaseException, run: _Run) -> MeshError:
+    # What the resolver raises names its product already, which has no snapshot here.
+    return failure(error, () if isinstance(error, MeshError) else run.resolution.snapshots)
+
+
+def _refuse_log(statement: Statement, values: Parameters) -> None:
+    """Keep DuckDB's log from SQL, and from names of tables that are given as values."""
+    given = values.values() if isinstance(values, Mapping) else values or ()
+    sets = not statement.reads and LOG_SETTING.search(statement.text)
+    if sets or LOG.search(statement.text) or any(isinstance(v, str) and LOG.search(v) for v in given):
+        raise PolicyError("DuckDB's log holds credentials", hint="the receipt tells what was read")
 
 
 def _missing(table: str, run: _Run) -> MeshError | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from meshql.catalog.model import Product
 from meshql.errors import MeshError, QueryError, UnknownProductError, UsageError
 from meshql.shell.show import page_text
 from meshql.sql import quote_identifier, quote_name
-from meshql.terminal import styled
+from meshql.terminal import warn_unasked
 
 if TYPE_CHECKING:
     from meshql.catalog.model import Catalog
@@ -37,7 +35,10 @@ PREVIEWED_ROWS = 10
 
 def products(front: Front, pattern: str) -> None:
     """List the products whose name matches."""
-    catalog = front.mesh.catalog
+    failures = dict[str, MeshError]()
+    catalog = front.mesh.discover(failures)
+    for name, error in failures.items():
+        warn_unasked(name, error)
     found = catalog.matching(pattern or "*")
     if not found:
         raise no_products(pattern, catalog)
@@ -56,6 +57,9 @@ def products(front: Front, pattern: str) -> None:
 
 def no_products(pattern: str, catalog: Catalog) -> UnknownProductError:
     """Return the error for a pattern that matches no product, with the nearest names, or all of a domain."""
+    if not catalog.products:
+        hint = "declare some below `products:`, or mount a remote catalog's with `include:`"
+        return UnknownProductError("the catalog has no products", hint=hint)
     whole = {f"{product.domain}.*" for product in catalog.products.values()}
     return UnknownProductError.from_names(pattern, whole if pattern.endswith("*") else catalog.products)
 
@@ -109,7 +113,7 @@ def preview(front: Front, argument: str) -> None:
 
 def product_of(front: Front, name: str) -> Product:
     """Return the product of a name as SQL writes it, quoted or not."""
-    return front.mesh.catalog.product(name.replace('"', ""))
+    return front.mesh.find(name.replace('"', ""))
 
 
 def statement_of(front: Front, sql: str) -> Statement:
@@ -140,29 +144,13 @@ def plan_(front: Front, sql: str) -> None:
     print(found.text(), flush=True)
 
 
-def doctor(front: Front, name: str) -> None:
-    """Look at every product's store, or at those of a name, all at once, and tell which answer."""
-    chosen = front.mesh.products(name or "*")
-    if not chosen:
-        raise no_products(name, front.mesh.catalog)
+def doctor(front: Front, names: str) -> None:
+    """Examine the connections, or those of names, all at once: who we are there, and what works."""
+    from meshql.doctor.table import diagnoses_text
+    from meshql.output.table import terminal_width
 
-    def look(product: Product) -> tuple[Product, float, str | None]:
-        started = time.perf_counter()
-        try:
-            front.mesh.check(product.name)
-        except MeshError as error:
-            return product, time.perf_counter() - started, str(error)
-        return product, time.perf_counter() - started, None
-
-    def work() -> list[tuple[Product, float, str | None]]:
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(look, chosen))
-
-    width = max(len(p.name) for p in chosen)
-    for product, seconds, wrong in front.supervised(work):
-        state = styled("✓", "green") if wrong is None else styled("✗", "red")
-        told = f"{seconds * 1000:5.0f} ms  {wrong or 'can be read'}"
-        print(f"{state} {product.name:<{width}}  {told}", flush=True)
+    found = front.supervised(lambda: front.mesh.doctor(names.split()))
+    print(diagnoses_text(found, width=terminal_width(), colour=front.colour), flush=True)
 
 
 def history(shell: Shell, words: str) -> None:

@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
         Command(".preview", "NAME [ROWS]", "A few rows, without a scan of the table", about.preview),
         Command(".explain", "[SQL]", "Runs SQL, or the last query, and draws its plan", about.explain),
         Command(".plan", "[SQL]", "What SQL, or the last query, would read; runs nothing", about.plan_),
-        Command(".doctor", "[NAME]", "Whether each product can be reached now", about.doctor),
+        Command(".doctor", "[NAME ...]", "Who we are on each connection, and what works there", about.doctor),
         Command(".history", "[WORDS]", "Lines typed before, those that hold WORDS", about.history),
         Command(".mode", "FORMAT", "table, vertical, csv, json, markdown ...", doing.mode),
         Command(

@@ -23,7 +23,7 @@ SECRET = re.compile(
     | \b(AKIA|ASIA)[0-9A-Z]{{16}}\b
     | \bAccountKey=
     | \bX-Amz-Signature=|[?&]sig=
-    | ://[^/\s:@]+:[^/\s@]+@
+    | ://[^/\s:@]+:[^\s@'"]+@
     """,
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,7 @@ from meshql import __version__
 from meshql.catalog.model import Catalog
 from meshql.errors import CatalogError, InterruptedQueryError, MeshError
 from meshql.folders import state_folder
+from meshql.mesh import Mesh
 from meshql.shell.commands import BY_NAME, COMMANDS, Command, run_command
 from meshql.shell.completion.candidates import Command as Offered
 from meshql.shell.completion.completer import SqlCompleter
@@ -75,6 +77,7 @@ class _Loop:
 
     def __init__(self, shell: Shell, *, keep_history: bool) -> None:
         self._shell = shell
+        self._discovered: Mesh | None = None
         self._refresher = Refresher(self._catalog, columns_of=self._columns_of)
         self._usage = Usage()
         self._watcher = CatalogWatcher(shell.catalog, self._changed, self._broken)
@@ -137,7 +140,16 @@ class _Loop:
 
     def _catalog(self) -> Catalog:
         """The catalog, for completion; the first to ask opens the mesh."""
-        return self._shell.mesh.catalog
+        mesh = self._shell.mesh
+        if mesh is not self._discovered and mesh.mounts_catalogs:
+            self._discovered = mesh
+            threading.Thread(target=self._discover, name="meshql-discover", daemon=True).start()
+        return mesh.listed
+
+    def _discover(self) -> None:
+        """Have remote catalogs asked what they have; completion offers what they listed last until then."""
+        self._shell.mesh.discover()
+        self._refresher.refresh()
 
     def _columns_of(self, name: str) -> list[tuple[str, str]]:
         found = self._shell.mesh.product(name)
@@ -146,6 +158,7 @@ class _Loop:
 
     def _changed(self, catalog: Catalog) -> None:
         self._shell.mesh.reload(catalog)
+        self._discovered = None
         self._refresher.refresh()
         note(f"the catalog has changed: {len(catalog.products):,} products")
 

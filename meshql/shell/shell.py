@@ -228,7 +228,9 @@ class Shell:
     @property
     def left_work(self) -> bool:
         """Whether threads still hang on a store, so that the process has to be left with os._exit."""
-        return self._lost_work
+        from meshql.doctor.examine import hanging
+
+        return self._lost_work or hanging()
 
     @property
     def _engine_settings_all(self) -> dict[str, str]:

@@ -14,7 +14,8 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from meshql.catalog.model import Catalog, LocalConnection, Product
+from meshql.catalog.connections import LocalConnection
+from meshql.catalog.model import Catalog, Product
 from meshql.catalog.tables import Element, Table
 from meshql.shell.completion.completer import SqlCompleter
 from meshql.shell.completion.engine import ask_alone, offered

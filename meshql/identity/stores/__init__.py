@@ -1,0 +1,3 @@
+"""Where secrets are kept: one small interface over files, keyrings and the clouds' secret managers."""
+
+from __future__ import annotations

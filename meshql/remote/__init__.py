@@ -1,0 +1,3 @@
+"""Catalogs of others, whose tables become products."""
+
+from __future__ import annotations

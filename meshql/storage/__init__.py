@@ -1,0 +1,3 @@
+"""Objects of a store: listed, looked at and read, on every cloud alike."""
+
+from __future__ import annotations
