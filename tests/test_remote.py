@@ -472,6 +472,26 @@ def test_files_outside_the_table_are_read_too(lake, tmp_path):
         lake.catalog.drop_table("hr.spread")
 
 
+def test_tables_with_files_outside_are_read_as_themselves(lake, door, tmp_path):
+    """Each is given credentials of its own, and its files lie beside those of the other."""
+    names = ("hr.first", "hr.second")
+    for name in names:
+        places = {"write.data.path": f"s3://remote/aside/{name}"}
+        lake.catalog.create_table(name, ORDERS.schema, properties=places).append(ORDERS)
+    before = len(door.requests)
+    try:
+        with meshql.connect(catalog(tmp_path, rest(lake))) as mesh:
+            assert rows(mesh, "SELECT count(*) FROM hr.first JOIN hr.second USING (id)") == [(3,)]
+            assert rows(mesh, "SELECT count(*) FROM hr.second JOIN hr.first USING (id)") == [(3,)]
+    finally:
+        for name in names:
+            lake.catalog.drop_table(name)
+    asked = [(r.identity, r.path) for r in door.requests[before:]]
+    identities = [{who for who, path in asked if f"/aside/{name}/" in path} for name in names]
+    assert [len(found) for found in identities] == [1, 1]
+    assert identities[0] != identities[1]
+
+
 def test_two_identities_for_one_table_are_kept_apart(lake, s3, door, tmp_path):
     other = f"""
   again:

@@ -52,7 +52,8 @@ class Placed(Model):
     """Where a table of a remote catalog lies at the moment that a statement reads it."""
 
     connection: Connection
-    root: str = Field(description="What all of its files lie in, with a slash at the end")
+    root: str = Field(description="The table's folder, with a slash at the end")
+    outside: tuple[str, ...] = Field(default=(), description="Other folders that hold files of it")
     written: str = Field(description="The URI as the catalog spells it")
 
 

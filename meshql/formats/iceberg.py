@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshql.catalog.model import Placed, Product
-from meshql.errors import CorruptError, LocationError
+from meshql.errors import CatalogError, CorruptError, LocationError
 from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_literal
 from meshql.storage.location import Location
@@ -60,6 +60,11 @@ def _named_by_catalog(product: Product, placed: Placed, location: Location) -> S
     if placed.written == str(location):
         # As it stands, the metadata leads to all files, wherever they lie.
         arguments = quote_literal(placed.written) + zipped
+    elif placed.outside:
+        raise CatalogError(
+            f"{product.name}: files of the table lie outside its folder, where others read as well",
+            hint="read the two in two programs: DuckDB could not tell their identities apart",
+        )
     else:
         moved = location.to(folder.removesuffix("/metadata"))
         arguments = _moved(moved, version) + zipped

@@ -58,6 +58,21 @@ class Addresses:
                 self._given[asked] = self._claim(connection, credentials, location, form)
             return self._given[asked]
 
+    def hold(self, connection: Connection, location: Location) -> None:
+        """Keep other connections from `location` as it is spelled, which the table's own metadata decides.
+
+        Raises CatalogError where another connection's address overlaps it.
+        """
+        with self._lock:
+            claims = self._claims[location.at("").rstrip("/")]
+            rivals = {c.name for p, c in claims.items() if c != connection and _overlap(p, str(location))}
+            if rivals:
+                raise CatalogError(
+                    f"{location} holds files of a table, and {', '.join(sorted(rivals))} reads there too",
+                    hint="read the two in two programs: DuckDB could not tell their identities apart",
+                )
+            claims[str(location)] = connection
+
     def clear(self) -> None:
         """Forget all that was given out."""
         with self._lock:
@@ -137,7 +152,7 @@ def _prefix(location: Location) -> str:
     """The beginning that all URIs of a location have: its folder, where it is a glob or a metadata file."""
     key = location.key
     if key.endswith(".metadata.json"):
-        key = key.rpartition("metadata/")[0]
+        key = key.rpartition("/")[0].removesuffix("/metadata") + "/"
     fixed = min((key.find(c) for c in "*?[" if c in key), default=len(key))
     return location.at(key if fixed == len(key) else key[:fixed].rpartition("/")[0])
 

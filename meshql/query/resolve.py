@@ -183,6 +183,10 @@ class Resolver:
         try:
             loading.result()
             connection = self.catalog.connection_of(product)
+            for uri in product.placed.outside if product.placed else ():
+                elsewhere = Location.parse(uri, connection)
+                self._addresses.hold(connection, elsewhere)
+                self._engine.trust(connection, str(elsewhere))
             return found, (connection, self._engine.trust(connection, str(found.location)))
         except MeshError as error:
             raise named(copy(error), product) from None
@@ -296,7 +300,10 @@ class Resolver:
     def _address(self, product: Product) -> Location:
         connection = self.catalog.connection_of(product)
         credentials = self._broker.credentials(connection)
-        return self._addresses.address(connection, credentials, self._location(product), product.format)
+        location = self._location(product)
+        folder = Location.parse(product.placed.root, connection) if product.placed else location
+        address = self._addresses.address(connection, credentials, folder, product.format)
+        return address.to(location.key)
 
     def _folder(self) -> Path:
         """A folder that only this user can look into, and that goes with this mesh."""

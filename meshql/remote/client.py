@@ -45,8 +45,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A table at one moment: the URI to read, what all its files lie in, and credentials for them.
+    """A table at one moment: the URI to read, its folder, and credentials for it.
 
+    `outside` are folders elsewhere in which it has files too.
     `connection` says how the store is spoken to; it has no identity of its own. `credentials` are None where
     the catalog gave none.
     """
@@ -56,6 +57,7 @@ class Loaded:
     format: str
     connection: Connection
     credentials: Credentials | None = field(repr=False)
+    outside: tuple[str, ...] = ()
 
 
 class Remote:

@@ -65,7 +65,8 @@ class IcebergRest(Remote):
         config = self._defaults() | _texts(answer.get("config")) | _storage(answer, root)
         return Loaded(
             uri=uri,
-            root=_whole(root, uri, metadata),
+            root=root.rstrip("/") + "/",
+            outside=_outside(root.rstrip("/") + "/", uri, metadata),
             format="iceberg",
             connection=connection_for(uri, config, name),
             credentials=credentials_in(uri, config),
@@ -120,12 +121,9 @@ def _storage(answer: Mapping[str, Any], root: str) -> dict[str, str]:
     return _texts(best.get("config")) if best else {}
 
 
-def _whole(root: str, uri: str, metadata: Mapping[str, Any]) -> str:
-    """What all files of a table lie in: its location, or else the whole bucket."""
-    folder = root.rstrip("/") + "/"
+def _outside(folder: str, uri: str, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders besides the table's own that its files lie in."""
     properties = metadata.get("properties") or {}
-    paths = [uri, *(str(properties[key]) for key in OUTSIDE if key in properties)]
-    if all((path.rstrip("/") + "/").startswith(folder) for path in paths):
-        return folder
-    scheme, found, rest = root.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}/" if found else "/"
+    paths = [uri.rpartition("/")[0], *(str(properties[key]) for key in OUTSIDE if key in properties)]
+    folders = dict.fromkeys(path.rstrip("/") + "/" for path in paths)
+    return tuple(path for path in folders if not path.startswith(folder))

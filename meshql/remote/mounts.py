@@ -196,6 +196,7 @@ class Mounts:
         placed = Placed(
             connection=self._store(connection, loaded, product, key),
             root=plain_uri(loaded.root),
+            outside=tuple(plain_uri(path) for path in loaded.outside),
             written=loaded.uri,
         )
         return product.model_copy(update={"location": plain_uri(loaded.uri), "placed": placed})
