@@ -12,8 +12,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 import yaml
+from clouds.bearer import bearer_front
 from clouds.gateway import gateway
 from deltalake import write_deltalake
+from test_delta_files import by_hand, field, vector
 
 import meshql
 from meshql.catalog.load import load
@@ -244,6 +246,46 @@ def test_two_s3_accounts_two_azure_accounts_and_a_gcs_project_in_one_query(
         for door in doors:
             (identity,) = door.seen()
             assert identity in keys
+
+
+def test_delta_by_its_files_is_the_same_under_every_spelling(doors, azurite_accounts, s3, gcs, tmp_path):
+    """Partitions are told by names of files, and deleted rows by name and place: those have to be the same."""
+    rows = "SELECT i AS id FROM range(100) t(i)"
+    files = [
+        (f"p={folder}/part [{n}] +&=.parquet", rows, {"p": value}, *vectors)
+        for n, (folder, value, vectors) in enumerate(
+            [("a b", "a b", [vector([1, 2, 3])]), ("c%3Dd", "c=d", []), ("%C3%A9", "é", [vector([7])])]
+        )
+    ]
+    root = tmp_path / "odd" / "odd"
+    by_hand(root, [field("id", "long"), field("p", "string")], files, ["p"], ["deletionVectors"])
+    connections, locations = {}, {}
+    for store, bucket in ((s3, "lake"), (gcs, "project")):
+        store.create_bucket(bucket)
+        store.upload(bucket, tmp_path / "odd")
+    for name in ("s1", "s2", "s3", "s4", "s5", "s6"):
+        connections[name] = s3_connection(doors[0], doors[0].issue()) | {"requester_pays": True}
+        locations[name] = "s3://lake/odd"
+    for account in ("alpha", "beta"):
+        store = Store("azure", f"{azurite_accounts.endpoint}/{account}", account, AZURITE_KEY)
+        store.create_bucket("lake")
+        store.upload("lake", tmp_path / "odd")
+        auth = {"method": "account_key", "key": AZURITE_KEY}
+        where = {"cloud": "azure", "account": account, "endpoint": store.endpoint, "insecure": True}
+        connections[account], locations[account] = where | {"auth": auth}, "az://lake/odd"
+    with bearer_front(gcs.endpoint, "good") as front:
+        token = {"method": "token", "token": "good"}
+        where = {"cloud": "gcs", "endpoint": front.endpoint, "insecure": True}
+        connections["g"], locations["g"] = where | {"auth": token}, "gs://project/odd"
+        products = [(f"{name}.t", name, location, "delta") for name, location in locations.items()]
+        with meshql.connect(catalog(tmp_path, connections, products)) as mesh:
+            for name in locations:
+                found = mesh.sql(
+                    f"SELECT p, count(*), sum(id) FROM {name}.t GROUP BY p ORDER BY p"
+                ).fetchall()
+                assert found == [("a b", 97, 4944), ("c=d", 100, 4950), ("é", 99, 4943)], name
+                assert mesh.sql(f"SELECT count(*) FROM {name}.t WHERE p = 'a b'").fetchall() == [(97,)]
+                assert mesh._resolver.snapshot(mesh.catalog.product(f"{name}.t")).log is not None
 
 
 def test_more_identities_for_one_path_than_duckdb_can_tell_apart(doors, s3, tables, tmp_path):
