@@ -1,6 +1,22 @@
 from __future__ import annotations
 
+import os
+
+import pytest
 from clouds.fixtures import azure, azurite_program, gcs, retail, s3, stores_folder
 from clouds.postgres import postgres
 
 __all__ = ["azure", "azurite_program", "gcs", "postgres", "retail", "s3", "stores_folder"]
+
+EMULATOR = "AZURITE_BLOB_STORAGE_URL"
+
+
+@pytest.fixture(autouse=True)
+def _emulator_of_the_session():
+    """Leave the only Azure emulator that delta-kernel knows as it was found."""
+    found = os.environ.get(EMULATOR)
+    yield
+    if found is None:
+        os.environ.pop(EMULATOR, None)
+    else:
+        os.environ[EMULATOR] = found
