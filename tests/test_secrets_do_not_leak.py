@@ -349,7 +349,7 @@ def hand_out(mesh):
     for name, connection in mesh.catalog.connections.items():
         if name in {"principal", "rest"}:
             Declared(connection, os.environ).secret(connection.auth.client_secret, "client_secret")
-        elif name == "s3_vault":
+        elif name in {"s3_vault", "broken_key"}:
             with pytest.raises(MeshError):
                 broker.credentials(connection)
         else:
