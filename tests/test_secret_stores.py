@@ -407,3 +407,9 @@ def test_azure_key_vault(monkeypatch):
         monkeypatch.setenv("IDENTITY_HEADER", "other")
         monkeypatch.setenv("PATH", "/nowhere")
         assert "az login" in fails(store, "azure_key_vault:lake/reader")
+
+
+def test_vault_with_certificates_that_are_not_there():
+    environ = {"VAULT_ADDR": "https://127.0.0.1:1", "VAULT_TOKEN": "t", "VAULT_CACERT": "/no/such/file.pem"}
+    told = fails(VaultStore(environ), "vault:secret/a#b", UnreachableError)
+    assert told.endswith("check $VAULT_ADDR, $VAULT_CACERT and any proxy")

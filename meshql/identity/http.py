@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from meshql.errors import StorageError, UnreachableError
 
@@ -48,15 +49,28 @@ class Answer:
 
 
 def request(
-    method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    ca_file: str | None = None,
 ) -> Answer:
     """Send one request and return its answer, whatever its status; a GET is tried again while busy.
 
     Proxies are those of the environment. A redirect to another host is not followed: what shows who we are
-    goes where it was meant to. Raises UnreachableError when nothing answers in eight seconds.
+    goes where it was meant to. `timeout` is in seconds; `ca_file` holds the certificates to trust instead of
+    the system's. Raises UnreachableError when nothing answers in time.
     """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        asked = Request(url, data=body, headers=dict(headers or {}), method=method)
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"{place_of(url)} cannot be asked: {error}", hint="check the URL") from None
+    opener = build_opener(_SameHost, HTTPSHandler(context=context))
     for wait in (*WAITS, None):
-        answer = _once(method, url, headers or {}, body)
+        answer = _once(opener, asked, timeout)
         if answer.status not in BUSY or method != "GET" or wait is None:
             return answer
         time.sleep(wait)
@@ -69,10 +83,9 @@ def place_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _once(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-    asked = Request(url, data=body, headers=dict(headers), method=method)
+def _once(opener: OpenerDirector, asked: Request, timeout: float) -> Answer:
     try:
-        with build_opener(_SameHost).open(asked, timeout=TIMEOUT_SECONDS) as response:
+        with opener.open(asked, timeout=timeout) as response:
             return Answer(response.status, response.read())
     except HTTPError as error:
         with error:
@@ -81,7 +94,8 @@ def _once(method: str, url: str, headers: Mapping[str, str], body: bytes | None)
         reason = getattr(error, "reason", error)
         words = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise UnreachableError(
-            f"{place_of(url)} does not answer: {words}", hint="check the URL, the network and any proxy"
+            f"{place_of(asked.full_url)} does not answer: {words}",
+            hint="check the URL, the network and any proxy",
         ) from None
 
 

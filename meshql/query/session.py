@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import duckdb
 
-from meshql.catalog.model import Catalog
 from meshql.errors import (
     CredentialsError,
     DeadlineError,
     InterruptedQueryError,
     MeshError,
-    PolicyError,
     QueryError,
     UnknownProductError,
     nearest,
@@ -30,8 +27,9 @@ from meshql.query.failure import failure
 from meshql.query.plan import Plan, plan_of
 from meshql.query.profile import Operator, Sources, measured, planned, planning, refuse_explain
 from meshql.query.receipt import Receipt, read_of, watch
-from meshql.query.resolve import Resolution, Resolver
+from meshql.query.resolve import Resolver
 from meshql.query.result import Result
+from meshql.query.run import Deadline, Parameters, Run, bound, refuse_log
 from meshql.query.scans import traffic
 from meshql.redact import redact, scrub
 from meshql.sql import Statement, at_line, parse
@@ -40,17 +38,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = ["Parameters", "Session"]
-
-Parameters = Mapping[str, Any] | Sequence[Any] | None
-
-LOG = re.compile(r"\bduckdb_log|\benable_(http_)?logging\b", re.IGNORECASE)
-"""Words that lead to DuckDB's log: of requests, whose headers hold tokens, and of every CREATE SECRET."""
-
-LOG_SETTING = re.compile(
-    r"\b(enabled_log_types|http_logging_output|log_query_path|logging_level|logging_mode|logging_storage)\b",
-    re.IGNORECASE,
-)
-"""Settings of that log, and good names for columns too."""
 
 SEARCH_PATH = re.compile(r"\s*(USE|SET\s+(SESSION\s+)?(schema|search_path))\b", re.IGNORECASE)
 
@@ -110,7 +97,7 @@ class Session:
         called then.
         """
         self._end_last()
-        values = _bound(statement, params)
+        values = bound(statement, params)
         run = self._begin(statement, timeout, on_end)
         return self._start(run, values, lambda rows: self._receipt(run, rows) if self._receipts else None)
 
@@ -129,7 +116,7 @@ class Session:
         """
         self._end_last()
         refuse_explain(statement)
-        values = _bound(statement, params)
+        values = bound(statement, params)
         run = self._begin(statement if analyze else planning(statement), timeout)
         if not analyze:
             plan = self._start(run, values, lambda _: None).fetchall()
@@ -147,7 +134,7 @@ class Session:
         The newest version of each product is looked up. Raises what `run` raises before its first row.
         """
         self._end_last()
-        values = _bound(statement, params)
+        values = bound(statement, params)
         # DuckDB counts the line of its EXPLAIN too.
         run = self._begin(replace(statement, line=statement.line - 1), timeout)
         try:
@@ -164,11 +151,11 @@ class Session:
 
     def _begin(
         self, statement: Statement, timeout: float | None, on_end: Callable[[], None] | None = None
-    ) -> _Run:
+    ) -> Run:
         self._interrupted = False
-        return _Run(statement, _Deadline(timeout, self._cursor), on_end, self._resolver.catalog)
+        return Run(statement, Deadline(timeout, self._cursor), on_end, self._resolver.catalog)
 
-    def _start(self, run: _Run, values: Parameters, account: Callable[[int], Receipt | None]) -> Result:
+    def _start(self, run: Run, values: Parameters, account: Callable[[int], Receipt | None]) -> Result:
         """Begin to run a statement; `account` is called with the number of its rows, at its end."""
         try:
             self._execute(run, values)
@@ -190,24 +177,24 @@ class Session:
         self._follow(run)
         return result
 
-    def _execute(self, run: _Run, values: Parameters) -> None:
+    def _execute(self, run: Run, values: Parameters) -> None:
         self._pin(run)
         run.deadline.check()
         self._check_interrupted()
-        _refuse_log(run.statement, values)
+        refuse_log(run.statement, values)
         run.begun = True
         self._cursor.execute(run.statement.text, values or None)
         if self._watched and not run.statement.reads:
             # It is done, and its profile is gone once its rows are fetched.
             run.profile = self._cursor.get_profiling_information(format="json")
 
-    def _again(self, run: _Run, values: Parameters, error: BaseException) -> BaseException | None:
+    def _again(self, run: Run, values: Parameters, error: BaseException) -> BaseException | None:
         """Run the statement once more with fresh credentials, when a store refused those it had.
 
         Returns the error that remains: `error` where that cannot help, or that of the second run. A
         transaction of the user's cannot be run again, nor what may have written files.
         """
-        refused = isinstance(_failure(error, run), CredentialsError)
+        refused = isinstance(run.failure(error), CredentialsError)
         if not refused or run.renewed or self._in_transaction or not run.used:
             return error
         run.renewed = True
@@ -254,12 +241,12 @@ class Session:
             result.close()
         self._result = None
 
-    def _pin(self, run: _Run) -> None:
+    def _pin(self, run: Run) -> None:
         """Resolve what the statement names and what it may reach, and fix the views for its cursor."""
         with self._resolver.gate.passing():
             self._pin_now(run)
 
-    def _pin_now(self, run: _Run) -> None:
+    def _pin_now(self, run: Run) -> None:
         certain = self._resolver.named(run.statement, self._schemas)
         sure = [p.name for p in certain] if run.statement.exact or self._in_transaction else []
         products = {p.name: p for p in (*certain, *self._resolver.reachable(run.statement))}
@@ -278,13 +265,13 @@ class Session:
                 run.pinned = True
         self._fail_or_unmount(run, sure)
 
-    def _fail_or_unmount(self, run: _Run, sure: Sequence[str]) -> None:
+    def _fail_or_unmount(self, run: Run, sure: Sequence[str]) -> None:
         """Raise for a product that is named for sure; of another, see that no old version answers."""
         run.resolution.raise_first(sure)
         for name in run.resolution.failures:
             self._engine.unmount(name)
 
-    def _see(self, run: _Run) -> None:
+    def _see(self, run: Run) -> None:
         """See that a transaction of the user's has the views; those made after its first look it has not."""
         shown = {
             (schema.casefold(), view.casefold())
@@ -299,7 +286,7 @@ class Session:
                     hint="read it once before BEGIN, or COMMIT first",
                 )
 
-    def _end(self, run: _Run, *, ok: bool | None) -> None:
+    def _end(self, run: Run, *, ok: bool | None) -> None:
         """End the statement's transaction, and let its snapshots go; `ok` is None when a store hangs."""
         run.deadline.cancel()
         try:
@@ -308,7 +295,7 @@ class Session:
             if run.on_end:
                 run.on_end()
 
-    def _let_go(self, run: _Run, *, ok: bool | None) -> None:
+    def _let_go(self, run: Run, *, ok: bool | None) -> None:
         try:
             if run.pinned and ok is not None and not self._engine.closed:
                 self._leave_transaction(run, ok)
@@ -319,7 +306,7 @@ class Session:
                 self._engine.release((*run.used, *self._held))
                 self._held = ()
 
-    def _leave_transaction(self, run: _Run, ok: bool) -> None:
+    def _leave_transaction(self, run: Run, ok: bool) -> None:
         if ok:
             try:
                 self._cursor.execute("COMMIT")
@@ -331,7 +318,7 @@ class Session:
         with suppress(duckdb.Error, RuntimeError):
             self._cursor.execute("ROLLBACK")
 
-    def _follow(self, run: _Run) -> None:
+    def _follow(self, run: Run) -> None:
         """Take notice of what a statement changes for those behind it."""
         statement = run.statement
         if statement.makes_names:
@@ -342,7 +329,7 @@ class Session:
             row = self._cursor.execute("SELECT current_schemas(false)").fetchone()
             self._schemas = tuple(row[0]) if row else ()
 
-    def _translated(self, error: BaseException, run: _Run) -> BaseException:
+    def _translated(self, error: BaseException, run: Run) -> BaseException:
         """The error for the user: the deadline, the product that could not be had, or DuckDB's words."""
         scrub(error)
         if run.deadline.expired:
@@ -355,8 +342,8 @@ class Session:
             return error
         if isinstance(error, duckdb.CatalogException) and (found := NO_TABLE.search(str(error))):
             table = found[1].rpartition(".")[2]
-            return _missing(table, run) or self._unknown(table, str(error), run.statement)
-        translated = _failure(error, run)
+            return run.missing(table) or self._unknown(table, str(error), run.statement)
+        translated = run.failure(error)
         if isinstance(error, duckdb.InterruptException) and not self._interrupted:
             # With several threads, DuckDB now and then forgets why a streamed query failed.
             translated = QueryError("the query failed, and DuckDB does not say why", hint="run it again")
@@ -379,7 +366,7 @@ class Session:
         hint = f"products are named domain.product: did you mean {' or '.join(close)}?" if close else None
         return QueryError(at_line(words, statement.line), hint=hint)
 
-    def _receipt(self, run: _Run, rows: int) -> Receipt:
+    def _receipt(self, run: Run, rows: int) -> Receipt:
         seconds = time.perf_counter() - run.started
         resolution = run.resolution
         ids = [self._watched, *resolution.watched]
@@ -387,94 +374,15 @@ class Session:
         reads = read_of(self._profiled(run), log, ids, resolution.snapshots, run.catalog)
         return Receipt(redact(run.statement.text), run.catalog.digest, reads, rows, seconds)
 
-    def _profile(self, run: _Run, rows: int) -> Operator:
+    def _profile(self, run: Run, rows: int) -> Operator:
         seconds = time.perf_counter() - run.started
         sources = self._sources(run)
         ids = [self._watched, *run.resolution.watched]
         sources.traffic = traffic(self._engine.cursor(), ids, sources.snapshots)
         return measured(self._profiled(run), sources, rows=rows, seconds=seconds)
 
-    def _profiled(self, run: _Run) -> str:
+    def _profiled(self, run: Run) -> str:
         return run.profile or self._cursor.get_profiling_information(format="json")
 
-    def _sources(self, run: _Run) -> Sources:
+    def _sources(self, run: Run) -> Sources:
         return Sources(run.resolution.snapshots, run.catalog, self._engine.columns)
-
-
-@dataclass(slots=True)
-class _Run:
-    """One statement under way."""
-
-    statement: Statement
-    deadline: _Deadline
-    on_end: Callable[[], None] | None
-    catalog: Catalog
-    resolution: Resolution = field(default_factory=lambda: Resolution(()))
-    used: tuple[Snapshot, ...] = ()
-    pinned: bool = False
-    renewed: bool = False
-    begun: bool = False
-    profile: str | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-
-class _Deadline:
-    """Interrupts a cursor once `seconds` have gone by; None never does."""
-
-    def __init__(self, seconds: float | None, cursor: duckdb.DuckDBPyConnection) -> None:
-        self.seconds = seconds or 0.0
-        self.expired = False
-        self._cursor = cursor
-        self._timer = threading.Timer(seconds, self._expire) if seconds is not None else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _expire(self) -> None:
-        self.expired = True
-        self._cursor.interrupt()
-
-    def check(self) -> None:
-        """Raise when the time is over; for the work that an interrupt does not reach."""
-        if self.expired:
-            raise DeadlineError(f"the query was not done within {self.seconds:g} s")
-
-    def cancel(self) -> None:
-        """Interrupt no more."""
-        if self._timer:
-            self._timer.cancel()
-
-
-def _failure(error: BaseException, run: _Run) -> MeshError:
-    # What the resolver raises names its product already, which has no snapshot here.
-    return failure(error, () if isinstance(error, MeshError) else run.resolution.snapshots)
-
-
-def _refuse_log(statement: Statement, values: Parameters) -> None:
-    """Keep DuckDB's log from SQL, and from names of tables that are given as values."""
-    given = values.values() if isinstance(values, Mapping) else values or ()
-    sets = not statement.reads and LOG_SETTING.search(statement.text)
-    if sets or LOG.search(statement.text) or any(isinstance(v, str) and LOG.search(v) for v in given):
-        raise PolicyError("DuckDB's log holds credentials", hint="the receipt tells what was read")
-
-
-def _missing(table: str, run: _Run) -> MeshError | None:
-    """The error of the product whose view is not there because it could not be had."""
-    for name, error in run.resolution.failures.items():
-        if name.rpartition(".")[2].casefold() == table.casefold():
-            return error
-    return None
-
-
-def _bound(statement: Statement, params: Parameters) -> Parameters:
-    """The parameters that this statement names; raises QueryError for one that has no value."""
-    if not isinstance(params, Mapping):
-        return params
-    missing = sorted(statement.parameters - params.keys())
-    if missing:
-        names = ", ".join(f"${name}" for name in missing)
-        raise QueryError(
-            f"no value for parameter {names}",
-            hint=f"give one: --param {missing[0]}=..., or params={{'{missing[0]}': ...}} in Python",
-        )
-    return {name: params[name] for name in statement.parameters}

@@ -1,15 +1,14 @@
-"""One request to a store of secrets, by the standard library: short, and never sent elsewhere."""
+"""One request to a store of secrets."""
 
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
+from meshql.errors import UnreachableError
+from meshql.identity.http import request
 from meshql.identity.stores.base import TIMEOUT_SECONDS
 
 __all__ = ["Answer", "ask"]
@@ -23,24 +22,13 @@ class Answer:
     body: dict[str, Any]
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirected request would carry its token to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
 def ask(url: str, headers: Mapping[str, str], *, ca_file: str | None = None) -> Answer:
     """Return the answer to a GET; raises nothing for a refusal, or where nobody answers."""
-    secure = HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
-    opener = build_opener(_NoRedirects, secure)
     try:
-        with opener.open(Request(url, headers=dict(headers)), timeout=TIMEOUT_SECONDS) as response:
-            return Answer(response.status, _object(response.read()))
-    except HTTPError as error:
-        return Answer(error.code, _object(error.read()))
-    except (URLError, OSError, ValueError):
+        answer = request("GET", url, headers, timeout=TIMEOUT_SECONDS, ca_file=ca_file)
+    except UnreachableError:
         return Answer(0, {})
+    return Answer(answer.status, _object(answer.body))
 
 
 def _object(raw: bytes) -> dict[str, Any]:
