@@ -7,36 +7,20 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from meshql import __version__
-from meshql.config import FORMATS, Config, load_config
+from meshql.cli_build import build, check, lineage, maintain, runs
+from meshql.cli_options import catalog_option, configuration, format_option
+from meshql.config import FORMATS
 from meshql.errors import MeshError, UsageError
 from meshql.redact import redact
 
 __all__ = ["cli", "main"]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-catalog_option = click.option(
-    "-C",
-    "--catalog",
-    metavar="PATH",
-    help="Folder or file of the catalog [default: $MESHQL_CATALOG, the configuration, ./catalogs, the "
-    "user's own].",
-)
-
-
-def format_option(*names: str) -> Callable[..., Any]:
-    """An option that takes one of these output formats."""
-    return click.option(
-        "-f", "--format", "format_", type=click.Choice(names), help="How rows are written [default: table]."
-    )
 
 
 @click.group(context_settings=CONTEXT, invoke_without_command=True)
@@ -56,7 +40,7 @@ def cli(context: click.Context, catalog: str | None) -> None:
     if context.invoked_subcommand is None:
         from meshql.commands.shell import open_shell
 
-        open_shell(_config(catalog=catalog))
+        open_shell(configuration(catalog=catalog))
 
 
 @cli.command()
@@ -65,7 +49,7 @@ def shell(catalog: str | None) -> None:
     """Open the SQL shell; `meshql` alone does so, too."""
     from meshql.commands.shell import open_shell
 
-    open_shell(_config(catalog=catalog))
+    open_shell(configuration(catalog=catalog))
 
 
 @cli.command()
@@ -125,7 +109,7 @@ def query(
         raise UsageError(
             "give the SQL once", hint="meshql query FILE.sql, meshql query -, or meshql query -c SQL"
         )
-    config = _config(catalog=catalog, timeout=timeout)
+    config = configuration(catalog=catalog, timeout=timeout)
     from meshql.commands import query as command_query
     from meshql.commands.script import Habits
 
@@ -156,7 +140,7 @@ def config(format_: str | None, path: bool) -> None:
     if path:
         command_config.print_path()
     else:
-        command_config.print_config(_config(), format_ or "table")
+        command_config.print_config(configuration(), format_ or "table")
 
 
 @cli.command()
@@ -177,7 +161,7 @@ def describe(name: str, catalog: str | None) -> None:
     """Show a product: its columns, owner, location, version, files, rows, bytes and last change."""
     from meshql.commands.catalog import describe_product
 
-    describe_product(name, _config(catalog=catalog))
+    describe_product(name, configuration(catalog=catalog))
 
 
 @cli.command()
@@ -203,7 +187,7 @@ def doctor(names: tuple[str, ...], format_: str | None, timeout: float | None, c
     """
     from meshql.commands.doctor import examine
 
-    return examine(names, _config(catalog=catalog), format_ or "table", timeout=timeout)
+    return examine(names, configuration(catalog=catalog), format_ or "table", timeout=timeout)
 
 
 @cli.command()
@@ -225,9 +209,23 @@ def schema() -> None:
 
 
 @cli.command()
-@click.option("--down", is_flag=True, help="Stop the demo's stores and remove everything it made.")
-def demo(down: bool) -> None:
-    """Start three emulated clouds on this machine, with a company's data, and join across them."""
+@click.option("--events", is_flag=True, help="Start only a server of user events, to build products from.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Where the events are served. [default: 8642]", metavar="N"
+)
+@click.option("--down", is_flag=True, help="Stop what the demo started and remove everything it made.")
+def demo(down: bool, events: bool, port: int | None) -> None:
+    """Start three emulated clouds on this machine, with a company's data, and join across them.
+
+    With --events, start a small API of user events, which catalogs/medallion builds products from.
+    """
+    if port is not None and not events:
+        raise UsageError("--port says where events are served", hint="meshql demo --events --port N")
+    if events and not down:
+        from meshql.commands.events import serve_events
+
+        serve_events(port)
+        return
     from meshql.commands import demo as command_demo
 
     if down:
@@ -244,21 +242,15 @@ def version() -> None:
     print_versions()
 
 
-def _config(**flags: Any) -> Config:
-    """The configuration; those of these flags that somebody typed beat it, as does the group's catalog."""
-    context = click.get_current_context()
-    group = context.find_root()
-    typed = {n: v for n, v in flags.items() if context.get_parameter_source(n) is ParameterSource.COMMANDLINE}
-    if group.get_parameter_source("catalog") is ParameterSource.COMMANDLINE:
-        typed.setdefault("catalog", group.params["catalog"])
-    return load_config(flags=typed)
+for command in (build, check, lineage, maintain, runs):
+    cli.add_command(command)
 
 
 def _catalog(named: str | None) -> str:
     """The catalog that the option, the environment and the configuration lead to."""
     from meshql.commands.opening import catalog_of
 
-    return str(catalog_of(_config(catalog=named)))
+    return str(catalog_of(configuration(catalog=named)))
 
 
 def main() -> None:

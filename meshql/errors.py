@@ -9,6 +9,8 @@
     │   ├── LocationError         the location holds no such bucket, table or file
     │   ├── CredentialsError      the store refused who we are, or we have no identity
     │   ├── UnreachableError      the store did not answer
+    │   ├── ExistsError           what was to be made new is there already
+    │   ├── BusyError             another build is at it
     │   └── CorruptError          what the store gave is not what its format says
     ├── DeadlineError         4   the time given was not enough
     ├── ContractError         5   the data breaks its contract
@@ -27,11 +29,13 @@ from typing import ClassVar
 from meshql.redact import redact
 
 __all__ = [
+    "BusyError",
     "CatalogError",
     "ContractError",
     "CorruptError",
     "CredentialsError",
     "DeadlineError",
+    "ExistsError",
     "InterruptedQueryError",
     "LocationError",
     "MeshError",
@@ -102,6 +106,14 @@ class CredentialsError(StorageError):
 
 class UnreachableError(StorageError):
     """The store did not answer, or not in time."""
+
+
+class ExistsError(StorageError):
+    """An object that was to be made new is there already: another writer was first."""
+
+
+class BusyError(StorageError):
+    """Another build is making the product at the moment."""
 
 
 class CorruptError(StorageError):

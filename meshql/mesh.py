@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,13 +13,18 @@ from typing import TYPE_CHECKING
 from meshql.catalog.load import load
 from meshql.catalog.locate import find_catalog
 from meshql.catalog.model import Catalog, Product
-from meshql.errors import MeshError, QueryError
+from meshql.errors import LocationError, MeshError, QueryError
+from meshql.formats.snapshot import Snapshot
 from meshql.identity.broker import Broker
+from meshql.identity.credentials import Credentials
 from meshql.query.describe import ProductDescription, describe
 from meshql.query.engine import Engine
+from meshql.query.reading import Reading, looking, reading
 from meshql.query.resolve import Resolver
 from meshql.query.session import Parameters, Session
 from meshql.query.supervise import abandoned
+from meshql.storage.location import Location
+from meshql.storage.store import Store
 
 if TYPE_CHECKING:
     from meshql.doctor.diagnosis import Diagnosis
@@ -61,7 +67,7 @@ class Mesh:
         self._engine = Engine(self._broker, settings=settings)
         self._resolver = Resolver(catalog, self._engine, self._broker)
         self._receipts = receipts
-        self._running = weakref.WeakSet[Session]()
+        self._running = weakref.WeakSet[Session | Reading]()
         self._lock = threading.Lock()
         self._closed = False
         if receipts:
@@ -171,6 +177,55 @@ class Mesh:
         connection, credentials, uri = self._resolver.reached(self._resolver.product(name))
         options = storage_options(connection, credentials, reader, uri)
         return reader_uri(connection, credentials, reader, uri), options
+
+    def named(self, text: str) -> list[Product]:
+        """Return the products that SQL names; raises QueryError where it does not parse."""
+        with self.session() as session:
+            found = (p for statement in session.parse(text) for p in self._resolver.named(statement))
+            return list({product.name: product for product in found}.values())
+
+    def identity(self, connection: str, refused: Credentials | None = None) -> Credentials:
+        """Return credentials of a connection; with `refused`, others than those if there are any now."""
+        return self._resolver.identity(connection, refused)
+
+    @contextmanager
+    def looking(self, product: Product) -> Iterator[Reading]:
+        """Open a cursor that may read any file below a product's location, by its address."""
+        with looking(product, self._resolver, self._engine) as opened:
+            with self._lock:
+                self._running.add(opened)
+            try:
+                yield opened
+            finally:
+                with self._lock:
+                    self._running.discard(opened)
+
+    @contextmanager
+    def reading(self, products: Iterable[Product], *, extensions: Sequence[str] = ()) -> Iterator[Reading]:
+        """Hold products at their newest versions, for several statements that belong together.
+
+        `extensions` are DuckDB's that the statements take besides what the products do.
+        """
+        with reading(products, self._resolver, self._engine, extensions) as held:
+            with self._lock:
+                self._running.add(held)
+            try:
+                yield held
+            finally:
+                with self._lock:
+                    self._running.discard(held)
+
+    def snapshot(self, product: Product) -> Snapshot | None:
+        """Return a product's newest version; None where nothing lies at its location yet."""
+        try:
+            with self._resolver.gate.passing():
+                return self._resolver.snapshot(product)
+        except LocationError:
+            return None
+
+    def store(self, product: Product) -> tuple[Store, Location]:
+        """Return the store that a product lies in, and its location there."""
+        return self._resolver.store(product), self._resolver.location(product)
 
     def explain(self, text: str, params: Parameters = None, *, analyze: bool = False) -> str:
         """Return DuckDB's plan of a statement; `analyze` runs it and adds what was measured."""

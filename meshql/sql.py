@@ -20,6 +20,7 @@ __all__ = [
     "Statement",
     "TableName",
     "at_line",
+    "nodes",
     "parse",
     "quote_identifier",
     "quote_literal",
@@ -185,7 +186,7 @@ def _names_in_tree(text: str, connection: duckdb.DuckDBPyConnection) -> list[Tab
     if tree["error"]:
         return None
     names: list[TableName] = []
-    for node in _nodes(tree["statements"]):
+    for node in nodes(tree["statements"]):
         if node.get("type") == "BASE_TABLE":
             names.append(TableName(node["table_name"], node["schema_name"], node["catalog_name"]))
         elif node.get("type") == "SHOW_REF" and node["table_name"]:
@@ -200,11 +201,11 @@ def _is_dynamic(function: dict[str, Any]) -> bool:
 
 
 def _names_in_arguments(function: dict[str, Any]) -> list[TableName]:
-    constants = (n["value"]["value"] for n in _nodes(function) if n.get("type") == "VALUE_CONSTANT")
+    constants = (n["value"]["value"] for n in nodes(function) if n.get("type") == "VALUE_CONSTANT")
     return [name for text in constants if isinstance(text, str) for name in _names_in_tokens(text)]
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
     """Every object of a JSON tree, in order; by a stack, since SQL nests deeper than Python recurses."""
     stack = [tree]
     while stack:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from clouds.fixtures import azure, azurite_program, gcs, retail, s3, stores_folder
+from clouds.fixtures import azure, azurite_program, gcs, retail, s3, session_azure, stores_folder
 from clouds.postgres import postgres
 
 __all__ = ["azure", "azurite_program", "gcs", "postgres", "retail", "s3", "stores_folder"]
@@ -13,9 +13,10 @@ EMULATOR = "AZURITE_BLOB_STORAGE_URL"
 
 @pytest.fixture(autouse=True)
 def _emulator_of_the_session():
-    """Leave the only Azure emulator that delta-kernel knows as it was found."""
+    """Leave the session's emulator as the only one of Azure that delta-kernel knows, once it is up."""
     found = os.environ.get(EMULATOR)
     yield
+    found = session_azure.get(EMULATOR, found)
     if found is None:
         os.environ.pop(EMULATOR, None)
     else:

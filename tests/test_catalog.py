@@ -498,7 +498,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "7:24 connections.disk.name: unknown key `name` | known here: `description`, `insecure` or `cloud`",
             "13:5 products[0].place: unknown key `place` | known here: `name`, `connection`, `location`,"
             " `format`, `options`, `status`, `version`, `tags`, `description`, `team`, `schema`, `quality`"
-            " ... (4 more)",
+            " ... (5 more)",
             "14:5 products[0].table_schema: unknown key `table_schema` | did you mean `schema`?",
         ],
     ),
@@ -680,7 +680,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "meshql: 1\nproducts: [null]\n",
         [
             "2:12 products[0]: expected a mapping, got nothing | write `name`, `connection`, `location`,"
-            " `format`, `options`, `status` ... (10 more) for it"
+            " `format`, `options`, `status` ... (11 more) for it"
         ],
     ),
     (

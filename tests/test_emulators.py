@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clouds.fixtures import plain_duckdb
+from clouds.fixtures import link_or_copy, plain_duckdb
 
 from meshql import folders
 from meshql.demo import azurite, emulators, lock, retail, session
@@ -225,13 +225,6 @@ def with_azurite(azurite_program, places):
     """The installed Azurite in the test's own cache folder."""
     home = Path(azurite_program[1]).parents[5]
     shutil.copytree(home, folders.cache_folder() / home.name, copy_function=link_or_copy, symlinks=True)
-
-
-def link_or_copy(source, target):
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def test_up_again_and_down(places, with_azurite):

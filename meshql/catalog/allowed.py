@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from meshql.catalog.base import Model
 from meshql.catalog.model import CatalogFile
 
-TAGS = ("cloud", "method")
+TAGS = ("cloud", "method", "kind")
 """Keys that tell the members of a union apart."""
 
 __all__ = ["TAGS", "choices_of", "keys_of", "takes_references", "takes_secret", "types_at"]

@@ -32,6 +32,7 @@ __all__ = [
     "GcsServiceAccount",
     "GcsSource",
     "GcsWorkloadIdentity",
+    "HttpAuth",
     "IcebergRestAuth",
     "PostgresAuth",
     "PostgresDefault",
@@ -313,7 +314,7 @@ _Azure = (
 AzureAuth = Annotated[_Azure | Token | Anonymous, Field(discriminator="method")]
 
 
-# --- databases and catalogs -----------------------------------------------------------------------
+# --- web servers, databases and catalogs ---------------------------------------------------------
 
 
 class PostgresPassword(Model):
@@ -331,6 +332,7 @@ class PostgresDefault(Model):
     user: str | None = None
 
 
+HttpAuth = Annotated[Token | Anonymous, Field(discriminator="method")]
 PostgresAuth = Annotated[PostgresPassword | PostgresDefault, Field(discriminator="method")]
 IcebergRestAuth = Annotated[ClientCredentials | Token | SigV4 | Anonymous, Field(discriminator="method")]
 UnityAuth = Annotated[ClientCredentials | Token | Anonymous, Field(discriminator="method")]

@@ -7,6 +7,7 @@ from typing import get_args
 
 from meshql.catalog import locations
 from meshql.catalog.base import Place
+from meshql.catalog.build_checks import check_build
 from meshql.catalog.connection_checks import check_connection, variable
 from meshql.catalog.connections import SCHEMES
 from meshql.catalog.documents import ConnectionEntry, Document, ProductEntry
@@ -30,6 +31,7 @@ def check_documents(documents: list[Document]) -> None:
     for document in documents:
         for product in document.products():
             _check_name(product, names)
+            check_build(product, known.entries, whole=whole)
             _check_location(product, known)
             _check_options(product)
 

@@ -7,8 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from meshql.catalog.auth import (
+    Anonymous,
     AzureAuth,
     GcsAuth,
+    HttpAuth,
     IcebergRestAuth,
     PostgresAuth,
     S3Auth,
@@ -99,9 +101,12 @@ class LocalConnection(ConnectionBase):
 
 
 class HttpConnection(ConnectionBase):
-    """Public files behind http:// and https:// addresses."""
+    """Files and APIs behind http:// and https:// addresses."""
 
     cloud: Literal["http"]
+    auth: HttpAuth = Field(
+        default=Anonymous(method="anonymous"), description="Or else nobody's: public files"
+    )
 
 
 class PostgresConnection(ConnectionBase):

@@ -112,7 +112,7 @@ def _masked(data: dict[str, Any]) -> dict[str, Any]:
     for entry in connections.values() if isinstance(connections, dict) else ():
         _mask(entry, "name", "place")
     for entry in products if isinstance(products, list) else ():
-        _mask(entry, "place", "placed", "table_schema")
+        _mask(entry, "place", "placed", "beside", "table_schema")
     return data
 
 

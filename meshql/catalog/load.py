@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from meshql.catalog.base import Place
 from meshql.catalog.checks import check_documents
 from meshql.catalog.connections import Connection
+from meshql.catalog.derived import derived_products
 from meshql.catalog.documents import Document, read_documents
 from meshql.catalog.files import SUFFIXES, digest_of
 from meshql.catalog.mistakes import InvalidCatalogError, Mistake
@@ -79,7 +80,7 @@ def _read_existing(root: Path, environ: Mapping[str, str]) -> tuple[Catalog | No
     ordered = tuple(sorted(dict.fromkeys(mistakes + warnings), key=lambda mistake: mistake.order))
     if mistakes:
         return None, ordered
-    return _catalog(root, documents, [file for file in files if file], ordered), ordered
+    return _catalog(root, documents, [file for file in files if file], ordered, environ), ordered
 
 
 def _about(root: Path, message: str, hint: str) -> Mistake:
@@ -87,20 +88,25 @@ def _about(root: Path, message: str, hint: str) -> Mistake:
 
 
 def _catalog(
-    root: Path, documents: list[Document], files: list[CatalogFile], warnings: tuple[Mistake, ...]
+    root: Path,
+    documents: list[Document],
+    files: list[CatalogFile],
+    warnings: tuple[Mistake, ...],
+    environ: Mapping[str, str],
 ) -> Catalog:
     connections: dict[str, Connection] = {}
     products: dict[str, Product] = {}
     for file in files:
         connections |= file.connections or {}
         products |= {product.name: product for product in file.products or ()}
+    absolute = os.path.abspath(root)
     return Catalog(
-        root=os.path.abspath(root),
+        root=absolute,
         digest=digest_of((document.name, document.raw) for document in documents),
         files=tuple(document.name for document in documents),
         warnings=warnings,
         connections=connections,
-        products=products,
+        products=derived_products(absolute, products, environ),
     )
 
 

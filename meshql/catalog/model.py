@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from meshql.catalog.base import AnyValue, Model, Place
+from meshql.catalog.build import Build
 from meshql.catalog.connections import Connection, ConnectionName, LocalConnection
 from meshql.catalog.contract import (
     AuthoritativeDefinition,
@@ -63,16 +64,17 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_-]*\.[A-Za-z_][A-Za-z0-9_-]*$"
 class Product(Model):
     """A data product: a name for rows that lie somewhere in some format."""
 
-    from_file: ClassVar[frozenset[str]] = frozenset({"place", "placed"})
+    from_file: ClassVar[frozenset[str]] = frozenset({"place", "placed", "beside"})
 
     name: str = Field(pattern=NAME, description="domain.product: what SQL says")
     place: Place | None = Field(default=None, exclude=True)
     placed: Placed | None = Field(default=None, exclude=True)
+    beside: str | None = Field(default=None, exclude=True)
     connection: str | None = Field(
         default=None, description="Name of a connection; none for a plain local path"
     )
     location: str = Field(min_length=1, description="URI of the table's folder, a file or a glob")
-    format: Format
+    format: Format = Field(description="May be left out with `build`, which tells it")
     options: dict[str, AnyValue] = Field(
         default_factory=dict, description="Reader options of csv, json and parquet, as DuckDB names them"
     )
@@ -89,6 +91,7 @@ class Product(Model):
     policy: dict[str, AnyValue] | None = Field(
         default=None, description="Who may read which columns and rows"
     )
+    build: Build | None = Field(default=None, description="How it is made, where it is made here")
 
     @property
     def domain(self) -> str:

@@ -33,6 +33,7 @@ def json_schema() -> dict[str, Any]:
     for definition in definitions.values():
         _hide_fields(definition)
         _refuse_literal_secrets(definition)
+    _let_build_tell(definitions["Product"])
     return {
         "$schema": DIALECT,
         **_plainer(schema),
@@ -50,8 +51,14 @@ def _hide_fields(definition: dict[str, Any]) -> None:
     """Take out the fields that come from where a value stands in the file."""
     properties = definition.get("properties", {})
     if "place" in properties:
-        for key in ("place", "placed") if "location" in properties else FROM_FILE:
+        for key in ("place", "placed", "beside") if "location" in properties else FROM_FILE:
             properties.pop(key)
+
+
+def _let_build_tell(product: dict[str, Any]) -> None:
+    """A product needs a `format` only where no `build` tells it."""
+    product["required"].remove("format")
+    product["anyOf"] = [{"required": ["format"]}, {"required": ["build"]}]
 
 
 def _refuse_literal_secrets(definition: dict[str, Any]) -> None:

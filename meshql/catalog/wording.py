@@ -68,7 +68,7 @@ class _Spot:
 
 
 def _untagged(loc: Steps[Step]) -> list[Step]:
-    """Take the tags of unions out of a location: of the cloud, of the method, and those of the contract."""
+    """Take the tags of unions out of a location: cloud, method and kind, and those of the contract."""
     steps = list(loc)
     if steps[:1] == ["connections"]:
         del steps[2:3]
@@ -76,6 +76,10 @@ def _untagged(loc: Steps[Step]) -> list[Step]:
         while steps[at : at + 1] in (["auth"], ["source"]):
             del steps[at + 1 : at + 2]
             at += 1
+    if steps[:1] == ["products"] and steps[2:3] == ["build"]:
+        del steps[3:4]
+        if steps[3:4] == ["sources"]:
+            del steps[5:6]
     return [step for step in steps if not (isinstance(step, str) and step.startswith(MASK))]
 
 

@@ -55,12 +55,15 @@ def _row(catalog: Catalog, product: Product) -> dict[str, str | None]:
 
 def describe_product(name: str, config: Config) -> None:
     """Print what is declared of a product and what lies in its store now, if that is told in time."""
+    from meshql.build.lineage import made_of
     from meshql.query.describe import description_text
     from meshql.query.supervise import supervise
 
     with open_mesh(config) as mesh:
-        found = supervise(lambda: mesh.product(name), mesh.interrupt, timeout=config.timeout)
-    print(description_text(found))
+        found, made = supervise(
+            lambda: (mesh.product(name), made_of(mesh, name)), mesh.interrupt, timeout=config.timeout
+        )
+    print(description_text(found, made))
 
 
 def validate_catalog(path: str | None) -> None:

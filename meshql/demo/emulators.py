@@ -1,4 +1,4 @@
-"""Emulators as background processes that outlive the command which started them.
+"""Emulators, and the server of events, as background processes that outlive the command which started them.
 
 Each has a state file (its command, pid and port). A pid counts as ours only while the process behind
 it runs the very command that was started, which holds the emulator's own folder.
@@ -20,13 +20,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
+from meshql.demo import events
 from meshql.errors import UnreachableError
 
-__all__ = ["HOST", "Kind", "Server", "answers", "find", "is_ours", "running", "start", "stop"]
+__all__ = ["HOST", "Kind", "Server", "answers", "find", "is_ours", "running", "start", "stop", "taken"]
 
 HOST = "127.0.0.1"
 
-Kind = Literal["moto", "azurite"]
+Kind = Literal["moto", "azurite", "events"]
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -65,25 +66,27 @@ def running(name: str, kind: Kind, folder: Path) -> Server | None:
     return None
 
 
-def start(name: str, kind: Kind, folder: Path, *, program: Sequence[str] = ()) -> Server:
+def start(
+    name: str, kind: Kind, folder: Path, *, program: Sequence[str] = (), port: int | None = None
+) -> Server:
     """Return the emulator `name` of `folder`, answering: the running one, or a new one.
 
     `program` is what runs Azurite (node and its script). A process of ours that hangs is replaced, and
-    the port of an earlier start is taken again when it is free. Raises UnreachableError, with the end of
-    the emulator's log, when it does not come up.
+    the port of an earlier start is taken again when it is free; `port` is taken and no other. Raises
+    UnreachableError, with the end of the emulator's log, when it does not come up.
     """
-    if found := running(name, kind, folder):
+    if (found := running(name, kind, folder)) and port in (None, found.port):
         return found
     if earlier := find(name, folder):
         stop(earlier)
     (folder / name).mkdir(parents=True, exist_ok=True)
     wanted = earlier.port if earlier else 0
     for last in (False, False, True):
-        server = _spawn(name, kind, folder, _free_port(wanted), program)
+        server = _spawn(name, kind, folder, port or _free_port(wanted), program)
         if _comes_up(server):
             return server
         stop(server)
-        if last:
+        if last or port:
             break
         wanted = 0
     raise UnreachableError(
@@ -131,9 +134,16 @@ def answers(kind: Kind, port: int, *, seconds: float = 2) -> bool:
         return False
     finally:
         connection.close()
-    if kind == "azurite":
-        return banner.startswith("Azurite-Blob")
+    if kind != "moto":
+        return banner.startswith({"azurite": "Azurite-Blob", "events": "meshql-events"}[kind])
     return response.status == 200 and banner.startswith("Werkzeug")
+
+
+def taken(port: int) -> bool:
+    """Tell whether anything listens at the port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def _spawn(name: str, kind: Kind, folder: Path, port: int, program: Sequence[str]) -> Server:
@@ -149,10 +159,13 @@ def _spawn(name: str, kind: Kind, folder: Path, port: int, program: Sequence[str
 
 
 def _command(kind: Kind, folder: Path, port: int, program: Sequence[str]) -> list[str]:
+    # Python keeps -X options that it does not know: the folder marks the process as ours.
+    marked = [sys.executable, "-X", f"meshql={folder}"]
     if kind == "moto":
-        # Python keeps -X options that it does not know: the folder marks the process as ours.
-        marked = [sys.executable, "-X", f"meshql={folder}", "-m", "moto.server"]
-        return [*marked, "-H", HOST, "-p", str(port)]
+        return [*marked, "-m", "moto.server", "-H", HOST, "-p", str(port)]
+    if kind == "events":
+        # As a file: it runs whether or not meshql is installed, and starts before meshql's imports would end.
+        return [*marked, "-P", events.__file__, "--port", str(port), "--keep", str(folder / "available")]
     quiet = ["--silent", "--skipApiVersionCheck", "--loose", "--disableTelemetry"]
     return [*program, *quiet, "--blobHost", HOST, "--blobPort", str(port), "-l", str(folder)]
 

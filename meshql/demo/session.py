@@ -13,19 +13,21 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from meshql.demo import azurite, emulators
+from meshql.demo import azurite, emulators, events
 from meshql.demo.lock import locked
 from meshql.demo.progress import Progress
 from meshql.demo.stores import Cloud, Store
 from meshql.errors import MeshError, UsageError
 from meshql.folders import cache_folder, state_folder
 
-__all__ = ["Demo", "down", "stop_stores", "stores", "up", "write_catalog"]
+__all__ = ["Demo", "down", "serve_events", "stop_stores", "stores", "up", "write_catalog"]
 
 PARTS = ("moto", "flask", "deltalake", "pyiceberg", "sqlalchemy")
 """What the `demo` extra brings: moto's server needs Flask, pyiceberg's SQL catalog SQLAlchemy."""
 
 STAND_IN = "azure-stand-in"
+EVENTS = "web"
+"""The name of the server of user events, which are the web's."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,30 @@ def down() -> list[str]:
     return gone
 
 
+def serve_events(port: int | None = None) -> emulators.Server:
+    """Return the server of user events, answering: the running one, or one started on `port`.
+
+    It runs beside the demo, needs no part of it and goes with `down`. Raises UsageError where something else
+    is at the port.
+    """
+    folder = demo_folder() / "stores"
+    with locked(_lock_file(demo_folder())):
+        known = emulators.running(EVENTS, "events", folder)
+        if known and port in (None, known.port):
+            return known
+        port = port or events.PORT
+        if (hanging := emulators.find(EVENTS, folder)) and hanging.port == port:
+            emulators.stop(hanging)
+        if emulators.taken(port):
+            raise UsageError(
+                f"port {port} of {emulators.HOST} is taken",
+                hint=f"meshql demo --events --port {port + 1}, and export "
+                f"EVENTS_URL=http://{emulators.HOST}:{port + 1}/events",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return emulators.start(EVENTS, "events", folder, port=port)
+
+
 def stores(folder: Path, progress: Progress) -> tuple[dict[Cloud, Store], tuple[str, ...]]:
     """Return the three stores kept in `folder`, answering, and notes about them.
 
@@ -103,7 +129,7 @@ def stores(folder: Path, progress: Progress) -> tuple[dict[Cloud, Store], tuple[
 
 def stop_stores(folder: Path) -> list[str]:
     """Stop every emulator that was started in `folder`; returns those that were running, in words."""
-    known = [emulators.find(name, folder) for name in ("s3", "gcs", "azure", STAND_IN)]
+    known = [emulators.find(name, folder) for name in ("s3", "gcs", "azure", STAND_IN, EVENTS)]
     return [
         f"{server.kind} ({server.name}) on port {server.port}"
         for server in known

@@ -14,7 +14,7 @@ from meshql.sql import quote_identifier, quote_literal
 from meshql.storage.location import Location
 from meshql.storage.store import Object, Store
 
-__all__ = ["contents", "details", "readable_uri", "resolve"]
+__all__ = ["READERS", "SUFFIXES", "contents", "details", "listed", "literal", "readable_uri", "resolve"]
 
 READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
 
@@ -26,14 +26,18 @@ SUFFIXES = {
 
 GLOB = re.compile(r"[*?\[]")
 
+HIDDEN = re.compile(r"(^|/)(\.|_(?![^/]*=))")
+"""Names that readers of folders pass over; a partition such as `_day=2026-01-31` is none of them."""
+
 
 def resolve(product: Product, location: Location, store: Store, last: Snapshot | None) -> Snapshot:
     """Return the files that are there now; `last` itself when they are the same ones.
 
-    In a folder, names that begin with `_` or `.` are passed over, as every reader of such folders does.
+    In a folder, names that begin with `_` or `.` are passed over, as every reader of such folders does, but
+    for partitions such as `_day=2026-01-31`.
     Raises LocationError where there is no file.
     """
-    files = _files(product, location, store)
+    files = listed(location, store, SUFFIXES[product.format])
     if not files:
         raise LocationError(
             f"{product.name}: no {product.format} file at {location}",
@@ -43,7 +47,7 @@ def resolve(product: Product, location: Location, store: Store, last: Snapshot |
     if last is not None and last.proof == proof:
         return last
     uris = ", ".join(quote_literal(readable_uri(location, o.key)) for o in files)
-    options = "".join(f", {quote_identifier(k)} => {_literal(v)}" for k, v in product.options.items())
+    options = "".join(f", {quote_identifier(k)} => {literal(v)}" for k, v in product.options.items())
     return Snapshot(
         product=product,
         location=_scope(location, files),
@@ -84,19 +88,19 @@ def _scope(location: Location, files: list[Object]) -> Location:
     return location if files[0].key == location.key else location.folder
 
 
-def _files(product: Product, location: Location, store: Store) -> list[Object]:
+def listed(location: Location, store: Store, suffix: re.Pattern[str]) -> list[Object]:
+    """Return the files that a location means: one, those of a glob, or those of a folder with such a name."""
     if glob := _glob(location):
         fixed = location.key[: glob.start()]
         pattern = _regex(location.key)
         return [o for o in store.objects(fixed) if pattern.fullmatch(o.key)]
-    suffix = SUFFIXES[product.format]
     if not location.key.endswith("/") and (suffix.search(location.key) or location.scheme.startswith("http")):
         file = store.head(location.key)
         if file:
             return [file]
     folder = location.folder.key
-    listed = store.objects(folder)
-    return [o for o in listed if suffix.search(o.name) and not re.search(r"(^|/)[_.]", o.key[len(folder) :])]
+    found = store.objects(folder)
+    return [o for o in found if suffix.search(o.name) and not HIDDEN.search(o.key[len(folder) :])]
 
 
 def _regex(glob: str) -> re.Pattern[str]:
@@ -110,17 +114,17 @@ def _regex(glob: str) -> re.Pattern[str]:
     )
 
 
-def _literal(value: Any) -> str:
-    """A YAML value as DuckDB writes it."""
+def literal(value: Any) -> str:
+    """Return a YAML value as DuckDB writes it."""
     match value:
         case bool():
             return str(value).lower()
         case int() | float():
             return repr(value)
         case list() | tuple():
-            return "[" + ", ".join(_literal(v) for v in value) + "]"
+            return "[" + ", ".join(literal(v) for v in value) + "]"
         case dict():
-            return "{" + ", ".join(f"{quote_literal(str(k))}: {_literal(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{quote_literal(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
         case None:
             return "NULL"
     return quote_literal(str(value))

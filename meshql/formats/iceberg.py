@@ -20,7 +20,7 @@ from meshql.sql import quote_literal
 from meshql.storage.location import Location
 from meshql.storage.store import Object, Store
 
-__all__ = ["contents", "details", "resolve"]
+__all__ = ["contents", "details", "document", "resolve"]
 
 METADATA = re.compile(r"v?(\d+)(?:-[\w-]+)?(\.gz)?\.metadata\.json$")
 
@@ -148,7 +148,7 @@ def _hinted(store: Store, root: Location) -> str | None:
 
 def details(snapshot: Snapshot, store: Store, ask: Ask) -> Details:
     """Return how much the current snapshot holds, by its own summary; no rows with equality deletes."""
-    metadata = _metadata(snapshot, store)
+    metadata = document(snapshot, store)
     current = metadata.get("current-snapshot-id")
     found = next((s for s in metadata.get("snapshots", ()) if s["snapshot-id"] == current), None)
     if found is None:
@@ -184,7 +184,8 @@ def _key(root: Location, path: str) -> str:
     return root.key + inside if found and root.key else path.removeprefix(root.at(""))
 
 
-def _metadata(snapshot: Snapshot, store: Store) -> dict[str, Any]:
+def document(snapshot: Snapshot, store: Store) -> dict[str, Any]:
+    """Return the content of the metadata file of a snapshot; raises CorruptError where it is none."""
     raw = store.get(snapshot.proof[0])
     try:
         content = json.loads(gzip.decompress(raw) if raw and raw[:2] == b"\x1f\x8b" else raw or b"")

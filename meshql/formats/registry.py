@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
+from meshql.catalog.build import BronzeBuild
 from meshql.catalog.model import Product
-from meshql.formats import delta, files, iceberg, postgres
+from meshql.formats import batches, delta, files, iceberg, postgres
 from meshql.formats.postgres import Database
 from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.storage.location import Location
@@ -44,4 +45,4 @@ READERS: dict[str, Reader[Any]] = {
 
 def reader(product: Product) -> Reader[Any]:
     """Return the verbs of the format that `product` is in."""
-    return READERS[product.format]
+    return batches if isinstance(product.build, BronzeBuild) else READERS[product.format]

@@ -12,6 +12,7 @@ from meshql.catalog.connections import (
     AzureConnection,
     Connection,
     GcsConnection,
+    HttpConnection,
     PostgresConnection,
     S3Connection,
 )
@@ -34,8 +35,8 @@ __all__ = ["azure_connection_string", "database_secret_sql", "emulator_url", "ke
 def secret_sql(name: str, connection: Connection, credentials: Credentials, scope: str) -> str | None:
     """Return the statement that gives DuckDB `credentials` for every URI that begins with `scope`.
 
-    None for connections that need no secret (local, http). The text holds secret values: run it, never show
-    it. DuckDB compares the scope as a plain prefix, so that of a folder has to end with a slash.
+    None for connections that need no secret (local, public http). The text holds secret values: run it,
+    never show it. DuckDB compares the scope as a plain prefix, so that of a folder has to end with a slash.
     """
     match connection:
         case S3Connection():
@@ -48,6 +49,8 @@ def secret_sql(name: str, connection: Connection, credentials: Credentials, scop
                 options["URL_STYLE"] = "path"
         case AzureConnection():
             options = {"TYPE": "azure"} | _azure(connection, credentials, scope)
+        case HttpConnection() if isinstance(credentials, BearerToken):
+            options = {"TYPE": "http", "BEARER_TOKEN": credentials.token.get_secret_value()}
         case _:
             return None
     pairs = ", ".join(f"{key} {quote_literal(value)}" for key, value in (options | {"SCOPE": scope}).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,8 +68,8 @@ def _columns(product: Product, snapshot: Snapshot, resolver: Resolver, engine: E
     return tuple(Column(name, kind, said.get(name.casefold())) for name, kind, *_ in rows)
 
 
-def description_text(found: ProductDescription) -> str:
-    """Return a product's description as aligned lines, its columns last."""
+def description_text(found: ProductDescription, made: Mapping[str, str] | None = None) -> str:
+    """Return a product's description as aligned lines, its columns last; `made` says how it came to be."""
     product, connection = found.product, found.connection
     facts = {
         "product": product.name,
@@ -83,6 +84,7 @@ def description_text(found: ProductDescription) -> str:
         "rows": _count(found.rows),
         "bytes": None if found.bytes is None else f"{size(found.bytes)} ({found.bytes:,})",
         "last change": found.changed_at and found.changed_at.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        **(made or {}),
     }
     width = max(map(len, facts))
     lines = [f"{key:<{width}}  {value or 'not recorded'}" for key, value in facts.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import zlib
 from collections import Counter
@@ -37,6 +38,8 @@ CONFIG = {
     "autoinstall_known_extensions": "false",
     # SQL names tables, not the variables of whoever called meshql.
     "python_enable_replacements": "false",
+    # DuckDB's own choice is a folder .tmp wherever somebody called it.
+    "temp_directory": os.path.join(tempfile.gettempdir(), f"meshql-spill-{os.getpid()}"),
 }
 
 LOSSLESS = {"arrow_lossless_conversion": "true"}
@@ -78,9 +81,9 @@ class Engine:
         self._extensions.close()
         self._connection.close()
 
-    def load(self, products: Iterable[tuple[Connection, Product]]) -> None:
-        """Load what reading these products, each on its connection, takes."""
-        names = set[str]()
+    def load(self, products: Iterable[tuple[Connection, Product]], extensions: Iterable[str] = ()) -> None:
+        """Load what reading these products, each on its connection, takes, and `extensions`."""
+        names = set(extensions)
         for connection, product in products:
             names.update(
                 FORMAT_EXTENSIONS.get(product.format, ()), CLOUD_EXTENSIONS.get(connection.cloud, ())

@@ -285,7 +285,7 @@ class Resolver:
 
     def store(self, product: Product) -> Store:
         """Return the store that a product lies in; it is kept as long as the credentials are the same."""
-        connection, location = self.catalog.connection_of(product), self._location(product)
+        connection, location = self.catalog.connection_of(product), self.location(product)
         key = (connection.name, location.bucket)
         credentials = self._broker.credentials(connection)
         with self._lock:
@@ -300,7 +300,7 @@ class Resolver:
     def _address(self, product: Product) -> Location:
         connection = self.catalog.connection_of(product)
         credentials = self._broker.credentials(connection)
-        location = self._location(product)
+        location = self.location(product)
         folder = Location.parse(product.placed.root, connection) if product.placed else location
         address = self._addresses.address(connection, credentials, folder, product.format)
         return address.to(location.key)
@@ -312,13 +312,35 @@ class Resolver:
                 self._copies = tempfile.TemporaryDirectory(prefix="meshql-", ignore_cleanup_errors=True)
             return Path(self._copies.name)
 
+    def place(self, product: Product) -> tuple[Snapshot, tuple[Connection, Credentials]]:
+        """Let the engine read a product's location as who we are there, whatever lies there.
+
+        Returns a snapshot of nothing whose location is spelled as the engine has to, and the identity.
+        """
+        connection = self.catalog.connection_of(product)
+        self._engine.load([(connection, product)])
+        location = self._address(product)
+        fixed = min((location.key.find(c) for c in "*?[" if c in location.key), default=len(location.key))
+        if fixed < len(location.key):
+            location = location.to(location.key[:fixed].rpartition("/")[0]).folder
+        credentials = self._engine.trust(connection, str(location))
+        return Snapshot(product, location, "", "", ()), (connection, credentials)
+
+    def identity(self, name: str, refused: Credentials | None = None) -> Credentials:
+        """Return who we are at a connection; with `refused`, others than those if there are any."""
+        connection = self.catalog.connections[name]
+        if refused is not None:
+            self._broker.renew(connection, refused)
+        return self._broker.credentials(connection)
+
     def reached(self, product: Product) -> tuple[Connection, Credentials, str]:
         """Return how a product is reached: its connection, credentials that live, and its location's URI."""
         product = self._placed(product)
         connection = self.catalog.connection_of(product)
-        return connection, self._broker.credentials(connection), self._location(product).plain
+        return connection, self._broker.credentials(connection), self.location(product).plain
 
-    def _location(self, product: Product) -> Location:
+    def location(self, product: Product) -> Location:
+        """Return where a product lies; raises CatalogError while a variable hides it."""
         missing = unset_variables(product.location)
         if missing:
             raise CatalogError(

@@ -255,9 +255,13 @@ def result_of(table: pyarrow.Table, columns: Sequence[str]) -> Result:
     )
 
 
-def result_of_rows(rows: Sequence[Mapping[str, str | None]]) -> Result:
-    """Return rows of text, one at least, as a result."""
+def result_of_rows(rows: Sequence[Mapping[str, str | float | None]]) -> Result:
+    """Return rows of text and numbers, one at least, as a result; a column holds one or the other."""
     import pyarrow
 
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in rows[0]])
+    kinds = {int: pyarrow.int64(), float: pyarrow.float64()}
+    found = {name: {type(row[name]) for row in rows} - {type(None)} for name in rows[0]}
+    schema = pyarrow.schema(
+        [(n, kinds.get(next(iter(t)), pyarrow.string()) if t else pyarrow.string()) for n, t in found.items()]
+    )
     return result_of(pyarrow.Table.from_pylist(list(rows), schema), schema.names)

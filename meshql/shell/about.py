@@ -72,14 +72,17 @@ def domains(front: Front, argument: str) -> None:
 
 def describe(front: Front, name: str) -> None:
     """Describe a product; without a name, list them all, as psql does."""
+    from meshql.build.lineage import made_of
     from meshql.query.describe import description_text
 
     if not name:
         products(front, "")
         return
     product = product_of(front, name)
-    found = front.supervised(lambda: front.mesh.product(product.name))
-    page_text(description_text(found), front.settings)
+    found, made = front.supervised(
+        lambda: (front.mesh.product(product.name), made_of(front.mesh, product.name))
+    )
+    page_text(description_text(found, made), front.settings)
 
 
 def schema(front: Front, name: str) -> None:

@@ -75,9 +75,16 @@ def client(connection: Connection, credentials: Credentials, location: Location)
             return _azure_store(azure_place(location.plain), connection, credentials)
         case HttpConnection():
             root = f"{location.scheme}://{location.bucket}"
-            return HTTPStore.from_url(root, client_options=CLIENT, retry_config=RETRY)
+            return HTTPStore.from_url(root, client_options=_shown(credentials), retry_config=RETRY)
         case _:
             return LocalStore("/")
+
+
+def _shown(credentials: Credentials) -> ClientConfig:
+    if not isinstance(credentials, BearerToken):
+        return CLIENT
+    shown = f"Bearer {credentials.token.get_secret_value()}"
+    return {**CLIENT, "default_headers": {"Authorization": shown}}
 
 
 def _s3(credentials: Credentials) -> S3Config:

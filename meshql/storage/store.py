@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from meshql.catalog.connections import Connection
-from meshql.errors import CredentialsError
+from meshql.errors import CredentialsError, ExistsError
 from meshql.identity.credentials import Credentials
 from meshql.redact import scrub
 from meshql.storage.clients import client
@@ -98,11 +98,30 @@ class Store:
         found = self._run(lambda: bytes(self._store.get(key, options={"range": (0, length)}).bytes()))
         return found[:length] if found else found
 
+    def put(self, key: str, content: bytes | Path, *, new: bool = False) -> bool:
+        """Write one object, whole or not at all; `content` may be a file of this machine.
+
+        With `new`, an object that is there already stays as it is, and False is returned: of several writers
+        one succeeds.
+        """
+        try:
+            self._run(lambda: self._store.put(key, content, mode="create" if new else "overwrite"))
+        except ExistsError:
+            return False
+        return True
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; those that are not there are no error."""
+        if keys:
+            self._run(lambda: self._store.delete(list(keys)))
+
     def _run(self, request: Callable[[], T]) -> T | None:
         try:
             return request()
         except FileNotFoundError:
             return None
+        except AlreadyExistsError:
+            raise ExistsError(f"{self.place}: the object is there already") from None
         except (BaseError, OSError) as error:
             scrub(error)
             raise storage_error(str(error), self.place) from None

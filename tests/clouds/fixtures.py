@@ -6,6 +6,8 @@ when the session ends.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +65,18 @@ class Retail:
         )
 
 
+def link_or_copy(source, target):
+    """Copy a file for `shutil.copytree`, without its bytes where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+session_azure: dict[str, str] = {}
+"""What the environment says of the session's Azure emulator, from when it is up."""
+
+
 def plain_duckdb():
     """Return a DuckDB connection with the extensions of the wheels loaded."""
     con = duckdb.connect()
@@ -110,7 +124,9 @@ def azure(stores_folder, azurite_program):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
+        session_azure.update(store.environment)
         yield store
+    session_azure.clear()
     emulators.stop(server)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +60,8 @@ class Gateway:
     requests: list[Request] = field(default_factory=list)
     delay: float = 0.0
     before: Callable[[Request], None] | None = None
+    fault: Callable[[Request], str | None] | None = None
+    """Says what goes wrong with a request: `503`, `reset`, or `lost`, which is done and not answered."""
     port: int = 0
 
     @property
@@ -101,8 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.issue(float(self.path.removeprefix(ISSUE)))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         identity = self.identity()
+        request = Request(identity, self.command, self.path, dict(self.headers.items()), 0)
         if self.gateway.before:
-            self.gateway.before(Request(identity, self.command, self.path, dict(self.headers.items()), 0))
+            self.gateway.before(request)
+        if self.gateway.fault and (wrong := self.gateway.fault(request)):
+            return self.fail(wrong, body)
         refusal = self.gateway.refusal(identity)
         if self.gateway.delay:
             time.sleep(self.gateway.delay)
@@ -114,6 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.gateway.requests.append(
             Request(identity, self.command, self.path, dict(self.headers.items()), status)
         )
+
+    def fail(self, wrong: str, body: bytes) -> None:
+        if wrong == "503":
+            return self.answer(503, {"Content-Type": "application/xml"}, _error("SlowDown"))
+        if wrong == "lost":
+            self.forward(body, answered=False)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def issue(self, seconds: float) -> None:
         identity = self.gateway.issue(seconds)
@@ -128,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         signature = parse_qs(urlsplit(self.path).query).get("sig")
         return signature[0] if signature else None
 
-    def forward(self, body: bytes) -> int:
+    def forward(self, body: bytes, answered: bool = True) -> int:
         kept = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "authorization")}
         kept["Authorization"] = self.headers.get("Authorization", "") if self.gateway.azure else UPSTREAM
         if not kept["Authorization"]:
@@ -138,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body or None, kept)
             response = connection.getresponse()
             content = response.read()
-            self.answer(response.status, dict(response.getheaders()), content)
+            if answered:
+                self.answer(response.status, dict(response.getheaders()), content)
         finally:
             connection.close()
         return response.status

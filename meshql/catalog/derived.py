@@ -1,0 +1,61 @@
+"""Products that nobody declares: the quarantine beside each silver product, and the log of runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from meshql.catalog.build import SilverBuild
+from meshql.catalog.contract import Description
+from meshql.catalog.model import Product
+from meshql.folders import state_folder
+
+__all__ = ["RUNS", "derived_products", "quarantine_name"]
+
+RUNS = "meshql.runs"
+"""The log of runs; declared in a catalog, it lies where that says, and else with the user's state."""
+
+
+def quarantine_name(name: str) -> str:
+    """Return the name of the product that holds what the silver product `name` refused."""
+    return f"{name}_quarantine"
+
+
+def derived_products(
+    root: str, products: dict[str, Product], environ: Mapping[str, str]
+) -> dict[str, Product]:
+    """Return `products` with those that they bring along; declared ones stay as they are."""
+    built = [product for product in products.values() if product.build is not None]
+    derived = {
+        product.name: product
+        for silver in built
+        if isinstance(silver.build, SilverBuild)
+        for product in [_quarantine(silver, silver.build)]
+    }
+    if built:
+        derived[RUNS] = _runs(root, environ)
+    return derived | products
+
+
+def _quarantine(silver: Product, build: SilverBuild) -> Product:
+    location = build.quarantine.location if build.quarantine else f"{silver.location.rstrip('/')}_quarantine/"
+    return Product(
+        name=quarantine_name(silver.name),
+        place=silver.place,
+        beside=silver.name,
+        connection=silver.connection,
+        location=location,
+        format="delta",
+        team=silver.team,
+        description=Description(purpose=f"Rows that {silver.name} refused, with the reasons"),
+    )
+
+
+def _runs(root: str, environ: Mapping[str, str]) -> Product:
+    digest = hashlib.sha256(root.encode()).hexdigest()[:12]
+    return Product(
+        name=RUNS,
+        location=f"{state_folder(environ) / 'runs' / digest}/",
+        format="delta",
+        description=Description(purpose="Every step of every build: status, rows, bytes, versions, errors"),
+    )
