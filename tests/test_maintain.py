@@ -614,6 +614,9 @@ def test_a_reader_sees_every_row_once_at_every_moment(mesh, lake, layer):
     try:
         for n in range(2, 26):
             grow(n)
+            looks = len(seen)
+            while len(seen) == looks and reader.is_alive():
+                time.sleep(0.01)
             if n % 5 == 0:
                 age(lake / "lake", days=30)
                 care(mesh, name, Given(older_than=timedelta(hours=1)))

@@ -24,6 +24,10 @@ from meshql.shell.shell import Shell
 COLUMNS, LINES = 120, 40
 
 
+# A terminal and signals, on a machine that does other work as well.
+pytestmark = pytest.mark.flaky(reruns=2)
+
+
 class Terminal:
     """A shell in a pseudo-terminal, and the screen that a person would see."""
 
@@ -58,7 +62,7 @@ class Terminal:
     def text(self):
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
-    def wait(self, pattern, seconds=20):
+    def wait(self, pattern, seconds=60):
         """Wait until the screen shows `pattern`."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
