@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 import pytest
+from clouds.command import meshql_in
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog.sql import SqlCatalog
 
@@ -337,17 +336,7 @@ def test_lengths_of_time_in_words(length, words):
 
 
 def meshql_check(folder, *arguments, code):
-    done = subprocess.run(
-        [sys.executable, "-m", "meshql", "check", "-C", "catalog.yaml", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"NO_COLOR": "1"},
-    )
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+    return meshql_in(folder, "check", *arguments, code=code)
 
 
 @pytest.mark.slow

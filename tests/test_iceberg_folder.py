@@ -15,11 +15,17 @@ from deltalake import write_deltalake
 
 from meshql.build import gold
 from meshql.build.iceberg import open_folder
-from meshql.build.iceberg_care import expire_snapshots, orphan_files, remove_orphan_files
+from meshql.build.iceberg_care import expire_snapshots, orphan_files
 from meshql.errors import ExistsError, StorageError, UsageError
 from meshql.storage.store import Store
 
 __all__ = ["door", "house", "path"]
+
+
+def remove_orphan_files(folder, older_than):
+    found = orphan_files(folder, older_than)
+    folder.store.delete([o.key for o in found])
+    return found
 
 
 def folder_of(house, name="gold.out"):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -14,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from clouds.batches import add_batch
+from clouds.command import meshql_in
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, write_deltalake
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.schema import Schema
@@ -703,17 +702,7 @@ def test_files_of_a_build_under_way_are_kept(mesh, lake, at_once):
 
 
 def meshql_maintain(folder, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "meshql", "maintain", "-C", "catalog.yaml", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"NO_COLOR": "1"},
-    )
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+    return meshql_in(folder, "maintain", *arguments, code=code)
 
 
 @pytest.mark.slow

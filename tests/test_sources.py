@@ -10,6 +10,7 @@ import pytest
 from clouds.batches import Bronze
 from clouds.json_api import http_date, json_api
 
+import meshql
 from meshql.build.sources import api as asking
 from meshql.errors import (
     CatalogError,
@@ -496,3 +497,31 @@ def test_a_function_that_is_not_there(tmp_path):
     )
     with pytest.raises(QueryError, match=r"no_such_module:take failed: ModuleNotFoundError"):
         product.build()
+
+
+def test_values_of_a_function_that_have_no_text_are_refused_and_others_of_several_types_are_text(tmp_path):
+    (tmp_path / "mixed_rows.py").write_text(
+        "import datetime\n"
+        "class Thing: pass\n"
+        "def mixed(since):\n"
+        "    values = [1, 'x', datetime.date(2026, 1, 2), {'at': datetime.date(2026, 1, 3)}, None]\n"
+        "    return [{'id': n, 'v': v} for n, v in enumerate(values)]\n"
+        "def broken(since):\n"
+        "    return [{'id': 1, 'v': 'x'}, {'id': 2, 'v': Thing()}]\n"
+        "def raw(since):\n"
+        "    return [{'id': 1, 'v': 1}, {'id': 2, 'v': b'x'}]\n"
+    )
+    product = Bronze(tmp_path, {"kind": "python", "function": "mixed_rows:mixed", "cursor": {"column": "id"}})
+    product.build()
+    with meshql.connect(tmp_path) as mesh:
+        found = mesh.sql("SELECT v FROM bronze.events ORDER BY id").fetchall()
+    assert found == [("1",), ("x",), ("2026-01-02",), ('{"at": "2026-01-03"}',), (None,)]
+    for function, kind in (("broken", "Thing"), ("raw", "bytes")):
+        folder = tmp_path / function
+        folder.mkdir()
+        (folder / "mixed_rows.py").write_text((tmp_path / "mixed_rows.py").read_text())
+        odd = Bronze(
+            folder, {"kind": "python", "function": f"mixed_rows:{function}", "cursor": {"column": "id"}}
+        )
+        with pytest.raises(QueryError, match=f"a value of v is a {kind}, which has no text"):
+            odd.build()

@@ -15,7 +15,7 @@ from meshql.catalog.build import BronzeBuild, FilesSource, HttpSource, PythonSou
 from meshql.catalog.build import Source as Declared
 from meshql.errors import UsageError
 from meshql.formats import batches
-from meshql.formats.batches import State
+from meshql.formats.batch_state import State
 
 __all__ = ["build", "commits", "pending"]
 

@@ -14,7 +14,8 @@ from meshql.build.sources.portion import Portion, Work, copied
 from meshql.build.step import Commit, Counts, Step
 from meshql.errors import StorageError
 from meshql.formats import batches
-from meshql.formats.batches import DATA, UNKNOWN, Batch, BatchFile, State, Taken
+from meshql.formats.batch_state import UNKNOWN, Batch, BatchFile, State, Taken
+from meshql.formats.batches import DATA
 from meshql.sql import quote_identifier, quote_literal
 from meshql.storage.location import Location
 from meshql.storage.store import Store

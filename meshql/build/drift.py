@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import duckdb
 from duckdb.sqltypes import DuckDBPyType
 
-from meshql.formats.batches import UNKNOWN
+from meshql.formats.batch_state import UNKNOWN
 from meshql.sql import quote_identifier
 
 __all__ = ["Shape", "changed", "merged", "spelled", "text_kept"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
-from meshql.build.rules import rules_of
+from meshql.build.rules import referred
 from meshql.catalog.build import BronzeBuild, GoldBuild, SilverBuild, SqlSource
 from meshql.catalog.model import Product
 from meshql.errors import CatalogError, UnknownProductError, UsageError
@@ -55,7 +55,7 @@ def _known(mesh: Mesh, product: Product, name: str) -> str:
 
 def _referred(mesh: Mesh, product: Product) -> list[str]:
     """The products that rows of this one have to refer to."""
-    found = (mesh.find(name) for name in sorted(rules_of(product, mesh.catalog).products))
+    found = map(mesh.find, referred(mesh.catalog, product))
     return [p.beside or p.name for p in found if product.name not in (p.name, p.beside)]
 
 

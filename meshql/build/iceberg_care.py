@@ -22,7 +22,7 @@ from meshql.build.iceberg_write import COMMIT_PROPERTY, REARRANGED
 from meshql.build.step import Commit
 from meshql.storage.store import Object
 
-__all__ = ["expire_snapshots", "old_snapshots", "orphan_files", "remove_orphan_files"]
+__all__ = ["expire_snapshots", "old_snapshots", "orphan_files"]
 
 AT_ONCE = 8
 
@@ -80,16 +80,6 @@ def orphan_files(folder: Folder, older_than: datetime) -> list[Object]:
         and o.name != "version-hint.text"
         and (made.get(_version(o) + 1, datetime.now(UTC)) if _version(o) else o.modified) < older_than
     ]
-
-
-def remove_orphan_files(folder: Folder, older_than: datetime) -> list[Object]:
-    """Remove the files that `orphan_files` finds, and return them.
-
-    `older_than` has to lie further back than any build takes and any reader reads.
-    """
-    found = orphan_files(folder, older_than)
-    folder.store.delete([o.key for o in found])
-    return found
 
 
 def _version(o: Object) -> int:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from meshql.build.lease import holder
+from meshql.build.needs import needs
 from meshql.catalog.derived import RUNS
-from meshql.catalog.model import Catalog, Product
+from meshql.catalog.model import Product
 from meshql.errors import CatalogError, InterruptedQueryError, MeshError, UnknownProductError, UsageError
 from meshql.mesh import Mesh
 from meshql.storage.location import Location
@@ -98,7 +99,7 @@ class Job:
     care: Care = field(init=False)
 
     def __post_init__(self) -> None:
-        self.care = Care(self.product.name, kind_of(self.product, self.mesh.catalog))
+        self.care = Care(self.product.name, kind_of(self.product))
 
     def tell(self, words: str, **figures: int) -> None:
         """Note what was done, or would be."""
@@ -145,6 +146,8 @@ def maintain(
     that fails has its `error`, and the others go on. `told` is told of each as it is done. Raises UsageError
     for a product that is not built here, and for a retention under an hour.
     """
+    needs("deltalake")
+    needs("pyiceberg")
     given = given or Given()
     if given.older_than < LEAST_RETENTION:
         raise UsageError(
@@ -163,7 +166,7 @@ def maintain(
 
 def maintained_products(mesh: Mesh, selectors: Sequence[str] = ()) -> list[Product]:
     """Return the products to care for, by name; raises UsageError for one that is not built here."""
-    owned = {p.name: p for p in mesh.catalog.products.values() if kind_of(p, mesh.catalog)}
+    owned = {p.name: p for p in mesh.catalog.products.values() if kind_of(p)}
     if not selectors:
         return [owned[name] for name in sorted(owned)]
     found = dict[str, Product]()
@@ -181,15 +184,13 @@ def maintained_products(mesh: Mesh, selectors: Sequence[str] = ()) -> list[Produ
     return [found[name] for name in sorted(found)]
 
 
-def kind_of(product: Product, catalog: Catalog) -> str:
+def kind_of(product: Product) -> str:
     """Return bronze, silver, gold, quarantine or runs; empty for a product that is not built here."""
     if product.build is not None:
         return product.build.kind
     if product.name == RUNS:
         return "runs"
-    of_silver = catalog.products.get(product.name.removesuffix("_quarantine"))
-    silver = of_silver is not None and of_silver.build is not None and of_silver.build.kind == "silver"
-    return "quarantine" if silver and product.name.endswith("_quarantine") else ""
+    return "quarantine" if product.beside else ""
 
 
 def _one(mesh: Mesh, product: Product, given: Given, cancelled: threading.Event) -> Care:
@@ -217,9 +218,7 @@ def _carer(product: Product) -> Carer:
 
 def _building_since(mesh: Mesh, product: Product) -> datetime | None:
     """When the build began that is at the product now, whose files no commit names yet; None without one."""
-    builder = product
-    if kind_of(product, mesh.catalog) == "quarantine":
-        builder = mesh.catalog.products[product.name.removesuffix("_quarantine")]
+    builder = mesh.find(product.beside) if product.beside else product
     found = holder(*mesh.store(builder))
     return datetime.fromisoformat(found.since) if found else None
 

@@ -17,7 +17,7 @@ from meshql.build.maintain import Job, counted
 from meshql.errors import CorruptError, StorageError
 from meshql.formats import batches
 from meshql.formats.batch_layout import Layout, MergedFile, layouts_in, read_layout, write_layout
-from meshql.formats.batches import State
+from meshql.formats.batch_state import State
 from meshql.formats.files import readable_uri
 from meshql.query.reading import Reading
 from meshql.sql import quote_literal

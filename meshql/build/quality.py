@@ -135,8 +135,6 @@ def _checked(mesh: Mesh, product: Product, examples: int, now: datetime) -> list
         except StorageError:
             results = _read_and_run(mesh, product, rules, fresh, examples, now)
     except MeshError as error:
-        if isinstance(error, LocationError) and product.build is not None:
-            error.hint = f"meshql build {product.name}"
         results = [_unread(product.name, "read", error)]
     share = (time.perf_counter() - started) / len(results)
     return [replace(result, seconds=share) for result in results]

@@ -42,8 +42,6 @@ def build(
     for. `started` is given the run before its first step, `told` each turn as it begins and ends. Raises
     UsageError for a selector that means nothing; what a step raises is in its turn.
     """
-    needs("deltalake")
-    needs("pyiceberg")
     run, log = _begun(mesh, selectors, request)
     started(run)
     _sweep()
@@ -73,6 +71,8 @@ def plan(mesh: Mesh, selectors: Sequence[str] = (), *, request: Request = EVERYT
 
 def _begun(mesh: Mesh, selectors: Sequence[str], request: Request) -> tuple[Run, RunLog]:
     graph, log = graph_of(mesh), RunLog(mesh)
+    needs("deltalake")
+    needs("pyiceberg")
     if not graph.products:
         raise UsageError("no product of this catalog is built here", hint="give one a `build:` block")
     last = log.last_built() if any("changed" in s for s in selectors) else {}

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshql.build import delta
@@ -185,8 +185,3 @@ def _schema() -> pyarrow.Schema:
 def failed(error: MeshError) -> str:
     """Return an error as the log has it: its message and its hint."""
     return f"{error.message}\nhint: {error.hint}" if error.hint else error.message
-
-
-def now() -> datetime:
-    """Return the time of this moment, in UTC."""
-    return datetime.now(UTC)

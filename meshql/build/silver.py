@@ -40,7 +40,7 @@ from meshql.catalog.derived import quarantine_name
 from meshql.catalog.model import Product
 from meshql.errors import MeshError, StorageError, UsageError
 from meshql.formats import batches
-from meshql.formats.batches import State
+from meshql.formats.batch_state import State
 from meshql.query.reading import Reading
 from meshql.sql import quote_name
 

@@ -14,7 +14,7 @@ from meshql.build.rules import ROW, RowRule
 from meshql.catalog.build import SilverBuild
 from meshql.catalog.build_checks import ROW_FIELDS
 from meshql.errors import MeshError, QueryError, UsageError
-from meshql.formats.batches import ROW_COLUMNS
+from meshql.formats.batch_state import ROW_COLUMNS
 from meshql.query.reading import Reading
 from meshql.redact import scrub
 from meshql.sql import quote_identifier, quote_literal

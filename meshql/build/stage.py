@@ -15,7 +15,7 @@ import duckdb
 from meshql.build.silver_rows import JSON, REASONS, Shape, nothing
 from meshql.errors import QueryError
 from meshql.query.reading import Reading
-from meshql.sql import quote_identifier, quote_literal
+from meshql.sql import nodes, quote_identifier, quote_literal
 
 if TYPE_CHECKING:
     import pyarrow
@@ -121,7 +121,8 @@ class Stage:
         """Columns that the order reads."""
         text = f"SELECT 1 ORDER BY {', '.join(self._order)}" if self._order else "SELECT 1"
         tree = json.loads(self._reading.ask(f"SELECT json_serialize_sql({quote_literal(text)})")[0][0])
-        said = {part.casefold() for names in _column_names(tree) for part in names}
+        named = (node["column_names"] for node in nodes(tree) if node.get("type") == "COLUMN_REF")
+        said = {part.casefold() for names in named for part in names}
         return [name for name in self._shape.names if name.casefold() in said]
 
     def _kept(self) -> str:
@@ -165,18 +166,6 @@ class Stage:
     def stream(self, sql: str) -> pyarrow.RecordBatchReader:
         """Return the rows of a query as they come."""
         return self._reading.stream(sql, 64 * 1024)
-
-
-def _column_names(tree: object) -> Iterator[list[str]]:
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            if node.get("type") == "COLUMN_REF":
-                yield node["column_names"]
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
 
 
 def ordering(name: str, order: Sequence[str], shape: Shape, reading: Reading) -> None:

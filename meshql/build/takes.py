@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from meshql.build.step import Request
 from meshql.formats import batches
-from meshql.formats.batches import Batch, State
+from meshql.formats.batch_state import Batch, State
 from meshql.storage.location import Location
 
 __all__ = [

@@ -10,7 +10,7 @@ from meshql.catalog.contract import Description
 from meshql.catalog.model import Product
 from meshql.folders import state_folder
 
-__all__ = ["RUNS", "derived_products", "quarantine_name"]
+__all__ = ["RUNS", "built_by", "derived_products", "quarantine_name"]
 
 RUNS = "meshql.runs"
 """The log of runs; declared in a catalog, it lies where that says, and else with the user's state."""
@@ -24,17 +24,23 @@ def quarantine_name(name: str) -> str:
 def derived_products(
     root: str, products: dict[str, Product], environ: Mapping[str, str]
 ) -> dict[str, Product]:
-    """Return `products` with those that they bring along; declared ones stay as they are."""
-    built = [product for product in products.values() if product.build is not None]
-    derived = {
-        product.name: product
-        for silver in built
-        if isinstance(silver.build, SilverBuild)
-        for product in [_quarantine(silver, silver.build)]
-    }
-    if built:
-        derived[RUNS] = _runs(root, environ)
-    return derived | products
+    """Return `products` with those that they bring along; declared ones stay where they are."""
+    found = dict(products)
+    for silver in products.values():
+        if isinstance(silver.build, SilverBuild):
+            name = quarantine_name(silver.name)
+            declared = products.get(name) or _quarantine(silver, silver.build)
+            found[name] = declared.model_copy(update={"beside": silver.name})
+    if any(product.build is not None for product in products.values()):
+        found.setdefault(RUNS, _runs(root, environ))
+    return found
+
+
+def built_by(product: Product) -> str | None:
+    """Return what `meshql build` is given to make a product: a name, nothing for all; None for others'."""
+    if product.name == RUNS:
+        return ""
+    return product.name if product.build is not None else product.beside
 
 
 def _quarantine(silver: Product, build: SilverBuild) -> Product:
@@ -42,7 +48,6 @@ def _quarantine(silver: Product, build: SilverBuild) -> Product:
     return Product(
         name=quarantine_name(silver.name),
         place=silver.place,
-        beside=silver.name,
         connection=silver.connection,
         location=location,
         format="delta",

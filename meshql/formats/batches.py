@@ -1,4 +1,4 @@
-"""Parquet that is built here in batches: what the log of batches says, and the SQL that scans some of them.
+"""Parquet that is built here in batches: its log read and written, and the SQL that scans some of them.
 
 Below the product's folder lie the rows, `_ingested_on=2026-11-23/000000007-<id>-0.parquet`, and the log:
 `_batches/000000007.json` is the commit of batch 7, which only one writer can make; now and then there is a
@@ -7,11 +7,6 @@ of the product: a writer that was killed has left it.
 
     state(store, location, upto=None) -> State          what the log says; State() where there is none
     relation(state, location, after=0, upto=None)       what goes behind FROM: the rows of those batches
-    State.number                                        the newest batch; 0 without any
-    State.since                                         the batch that replaced all earlier ones; 0 if none
-    State.live                                          the batches whose rows count
-    State.schema                                        columns by name, with the types that they are read at
-    Batch.number .at .rows .bytes .files .commit        `commit` is the text that the builder wrote into it
 
 To scan, hand `relation` the location of the product's snapshot (`mesh.snapshot(product).location`), which is
 spelled as DuckDB knows the identity by. A reader that has taken batches up to n has to begin anew where
@@ -20,23 +15,21 @@ spelled as DuckDB knows the identity by. A reader that has taken batches up to n
     Batch(number, ...), commit(store, location, batch)  makes a batch visible; False: another was first
     checkpoint(store, location, state)
     orphans(state, store, location)                     files of killed writers, and of some that still write
-    superseded(state)                                   files of batches that were replaced
 """
 
 from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from meshql.catalog.model import Product
 from meshql.errors import CorruptError, LocationError
-from meshql.formats.batch_layout import Layout, MergedFile, layout_proof, newest_layout
+from meshql.formats.batch_layout import layout_proof, newest_layout
+from meshql.formats.batch_state import Batch, State, Taken
 from meshql.formats.files import readable_uri
 from meshql.formats.snapshot import Ask, Details, File, Snapshot
 from meshql.sql import quote_identifier, quote_literal
@@ -45,14 +38,7 @@ from meshql.storage.store import Object, Store
 
 __all__ = [
     "DATA",
-    "ROW_COLUMNS",
-    "UNKNOWN",
-    "Batch",
-    "BatchFile",
-    "Cursor",
-    "State",
-    "Taken",
-    "TakenFile",
+    "LOG",
     "checkpoint",
     "commit",
     "contents",
@@ -62,7 +48,6 @@ __all__ = [
     "resolve",
     "scan",
     "state",
-    "superseded",
 ]
 
 LOG = "_batches/"
@@ -70,213 +55,6 @@ LOG = "_batches/"
 DATA = "_ingested_on="
 
 ENTRY = re.compile(r"(\d{9,})(\.checkpoint)?\.json")
-
-ROW_COLUMNS = {"_ingested_at": "TIMESTAMP WITH TIME ZONE", "_source": "VARCHAR", "_batch": "BIGINT"}
-"""The columns that every row has besides its source's own: when it came, from where, in which batch."""
-
-UNKNOWN = '"NULL"'
-"""The type of a column of which only NULLs have come so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFile:
-    """A Parquet file of a batch: its key below the product's folder, its bytes and rows."""
-
-    key: str
-    size: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class TakenFile:
-    """A source's file as it was when it was taken; `bad` when it could not be read and was left out."""
-
-    etag: str | None
-    size: int
-    modified: str
-    bad: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a source was taken: its highest value as text, that column's type, and since which batch.
-
-    Rows with the highest value are in no batch before `batch`.
-    """
-
-    value: str
-    type: str
-    batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What was taken: files by their address, and by the source's name its cursor and its columns' types."""
-
-    files: Mapping[str, TakenFile] = field(default_factory=dict)
-    cursors: Mapping[str, Cursor] = field(default_factory=dict)
-    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    def __or__(self, later: Taken) -> Taken:
-        return Taken(
-            {**self.files, **later.files},
-            {**self.cursors, **later.cursors},
-            {**self.columns, **later.columns},
-        )
-
-    def __bool__(self) -> bool:
-        return bool(self.files or self.cursors or self.columns)
-
-    def json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return {
-            "files": {k: [f.etag, f.size, f.modified, f.bad] for k, f in self.files.items()},
-            "cursors": {k: [c.value, c.type, c.batch] for k, c in self.cursors.items()},
-            "columns": {k: dict(columns) for k, columns in self.columns.items()},
-        }
-
-    @classmethod
-    def parse(cls, said: Mapping[str, Any]) -> Taken:
-        """Return what JSON says of it."""
-        return cls(
-            {k: TakenFile(*values) for k, values in said.get("files", {}).items()},
-            {k: Cursor(*values) for k, values in said.get("cursors", {}).items()},
-            said.get("columns", {}),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One commit: rows that became visible at once.
-
-    `id` tells it from another writer's batch of the same number. `columns` are those of its own files;
-    `schema` all columns so far, with the types that all batches are read at. `replaces` says that the rows of
-    earlier batches count no more. `taken` is what it took from sources, besides what earlier ones did.
-    """
-
-    number: int
-    id: str
-    at: datetime
-    commit: str
-    files: tuple[BatchFile, ...]
-    columns: Mapping[str, str]
-    schema: Mapping[str, str]
-    taken: Taken = Taken()
-    replaces: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many rows it holds."""
-        return sum(f.rows for f in self.files)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of its files."""
-        return sum(f.size for f in self.files)
-
-    def json(self) -> dict[str, Any]:
-        """Return it as the log has it."""
-        return {
-            "meshql": 1,
-            "number": self.number,
-            "id": self.id,
-            "at": self.at.isoformat(),
-            "commit": json.loads(self.commit),
-            "replaces": self.replaces,
-            "files": [[f.key, f.size, f.rows] for f in self.files],
-            "columns": dict(self.columns),
-            "schema": dict(self.schema),
-            "taken": self.taken.json(),
-        }
-
-    @classmethod
-    def parse(cls, said: Mapping[str, Any]) -> Batch:
-        """Return what an entry of the log says."""
-        return cls(
-            number=int(said["number"]),
-            id=str(said["id"]),
-            at=datetime.fromisoformat(said["at"]),
-            commit=json.dumps(said["commit"], separators=(",", ":")),
-            files=tuple(BatchFile(*values) for values in said["files"]),
-            columns=said["columns"],
-            schema=said["schema"],
-            taken=Taken.parse(said["taken"]),
-            replaces=bool(said["replaces"]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that the log says: the batches, oldest first, and what was taken from sources."""
-
-    batches: tuple[Batch, ...] = ()
-    taken: Taken = Taken()
-    layout: Layout = field(default_factory=Layout)
-
-    @property
-    def number(self) -> int:
-        """The newest batch; 0 where there is none."""
-        return self.batches[-1].number if self.batches else 0
-
-    @property
-    def since(self) -> int:
-        """The batch that replaced all earlier ones; 0 where none did."""
-        return max((b.number for b in self.batches if b.replaces), default=0)
-
-    @property
-    def live(self) -> tuple[Batch, ...]:
-        """The batches whose rows count, oldest first."""
-        since = self.since
-        return tuple(b for b in self.batches if b.number >= since)
-
-    @property
-    def schema(self) -> Mapping[str, str]:
-        """All columns with the types that they are read at, `_ingested_at` and its like last."""
-        own = self.batches[-1].schema if self.batches else {}
-        return {name: "VARCHAR" if kind == UNKNOWN else kind for name, kind in own.items()} | ROW_COLUMNS
-
-    @property
-    def rows(self) -> int:
-        """The rows of all live batches."""
-        return sum(b.rows for b in self.live)
-
-    def adding(self, batch: Batch) -> State:
-        """Return the state with one more batch."""
-        taken = batch.taken if batch.replaces else self.taken | batch.taken
-        return replace(self, batches=(*self.batches, batch), taken=taken)
-
-    def files(self, after: int = 0, upto: int | None = None) -> list[MergedFile]:
-        """Return the files that hold the rows of batches `after` < n <= `upto`, as far as they count.
-
-        One that was merged may hold rows of other batches besides.
-        """
-        wanted = self._wanted(after, upto)
-        numbers = [b.number for b in wanted if b.files]
-        found = [f for f in self.layout.files if _any_between(numbers, f.first, f.last)]
-        merged = self.layout.batches
-        for batch in wanted:
-            if batch.number not in merged:
-                found += [MergedFile(f.key, f.size, f.rows, batch.number, batch.number) for f in batch.files]
-        return sorted(found, key=lambda f: f.first)
-
-    def _wanted(self, after: int, upto: int | None) -> list[Batch]:
-        return [b for b in self.live if after < b.number and (upto is None or b.number <= upto)]
-
-    def beyond(self, files: Sequence[MergedFile], after: int = 0, upto: int | None = None) -> str:
-        """Return the condition under which rows of `files` are of those batches; empty where all are."""
-        numbers = [b.number for b in self._wanted(after, upto)]
-        if {n for f in files for n in range(f.first, f.last + 1)} <= set(numbers):
-            return ""
-        first, last = numbers[0], numbers[-1]
-        if len(numbers) == last - first + 1:
-            return f"_batch BETWEEN {first} AND {last}"
-        return f"_batch IN ({', '.join(map(str, numbers))})"
-
-
-def _any_between(numbers: Sequence[int], first: int, last: int) -> bool:
-    """Whether one of some sorted numbers is `first`, `last` or between them."""
-    at = bisect_left(numbers, first)
-    return at < len(numbers) and numbers[at] <= last
 
 
 def state(store: Store, location: Location, *, upto: int | None = None) -> State:
@@ -448,8 +226,3 @@ def orphans(state: State, store: Store, location: Location) -> list[Object]:
     named = {folder + f.key for b in state.batches for f in b.files}
     named |= {folder + f.key for f in state.layout.files}
     return [o for o in store.objects(folder + DATA) if o.key not in named]
-
-
-def superseded(state: State) -> list[BatchFile]:
-    """Return the files of batches that were replaced; running readers of old versions may need them."""
-    return [f for b in state.batches if b.number < state.since for f in b.files]

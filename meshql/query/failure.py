@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import duckdb
 
+from meshql.catalog.derived import built_by
 from meshql.catalog.model import Product
 from meshql.errors import (
     CatalogError,
     CorruptError,
     InterruptedQueryError,
+    LocationError,
     MeshError,
     QueryError,
     StorageError,
@@ -53,7 +55,13 @@ STORAGE = re.compile(
 
 
 def named(error: MeshError, product: Product) -> MeshError:
-    """Return `error` with the product's name in front, unless it names it already."""
+    """Return `error` with the product's name in front, unless it names it already.
+
+    What is built here and is not there yet has its hint: how to build it.
+    """
+    target = built_by(product) if isinstance(error, LocationError) else None
+    if target is not None:
+        error.hint = f"meshql build {target}".rstrip()
     if product.name not in error.message:
         error.message = f"{product.name}: {error.message}"
         error.args = (error.message,)

@@ -16,7 +16,7 @@ import yaml
 import meshql
 from meshql.build import bronze
 from meshql.build.step import Request, Step
-from meshql.formats import batches
+from meshql.formats import batch_state, batches
 
 NAME = "bronze.events"
 
@@ -90,12 +90,12 @@ def add_batch(mesh, name, sql, *, replaces=False, source="test"):
         store.put(location.folder.key + key, path)
     known = {} if replaces or not before.batches else dict(before.batches[-1].schema)
     said = {"run": "test", "at": at.isoformat(), "counts": {"rows_in": rows, "rows_out": rows}}
-    batch = batches.Batch(
+    batch = batch_state.Batch(
         number=number,
         id=unique,
         at=at,
         commit=json.dumps(said),
-        files=(batches.BatchFile(key, size, rows),),
+        files=(batch_state.BatchFile(key, size, rows),),
         columns=columns,
         schema=known | columns,
         replaces=replaces,

@@ -16,7 +16,7 @@ from meshql.catalog.build import FilesSource
 from meshql.catalog.locations import scheme_of
 from meshql.catalog.model import Product
 from meshql.errors import CatalogError, CorruptError, CredentialsError, MeshError, StorageError
-from meshql.formats.batches import Taken, TakenFile
+from meshql.formats.batch_state import Taken, TakenFile
 from meshql.formats.files import READERS, SUFFIXES, listed, literal, readable_uri
 from meshql.query.failure import mount_failure
 from meshql.query.reading import Reading

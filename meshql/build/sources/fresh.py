@@ -17,8 +17,8 @@ from meshql.build.drift import merged
 from meshql.build.sources.portion import Portion, Work, columns_of, copied, listed_columns
 from meshql.catalog import build
 from meshql.errors import QueryError, UsageError, nearest
-from meshql.formats import batches
-from meshql.formats.batches import Cursor, Taken
+from meshql.formats import batch_state, batches
+from meshql.formats.batch_state import Cursor, Taken
 from meshql.query.reading import Reading
 from meshql.sql import quote_identifier, quote_literal
 
@@ -249,7 +249,7 @@ class _Choice:
         parts = []
         for name in sorted(schema, key=str.casefold):
             kind = schema[name]
-            if kind == batches.UNKNOWN or (not stored and name not in written):
+            if kind == batch_state.UNKNOWN or (not stored and name not in written):
                 continue
             if stored and name not in self._work.state.schema:
                 continue

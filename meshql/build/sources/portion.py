@@ -14,7 +14,7 @@ import duckdb
 from meshql.build.drift import text_kept
 from meshql.build.step import Step
 from meshql.errors import QueryError, StorageError
-from meshql.formats.batches import ROW_COLUMNS, State, Taken
+from meshql.formats.batch_state import ROW_COLUMNS, State, Taken
 from meshql.formats.snapshot import Ask
 from meshql.query.reading import Reading
 from meshql.sql import quote_identifier, quote_literal

@@ -7,9 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow
 import pyarrow.parquet
@@ -20,10 +23,14 @@ from meshql.build.sources.portion import Portion, Work, room
 from meshql.build.step import Step
 from meshql.catalog.build import PythonSource
 from meshql.errors import MeshError, QueryError, UsageError
-from meshql.formats.batches import UNKNOWN, scan
+from meshql.formats.batch_state import UNKNOWN
+from meshql.formats.batches import scan
 from meshql.query.reading import Reading
 
 __all__ = ["Function"]
+
+PLAIN = (date, time, Decimal, UUID)
+"""What JSON lacks, and has one text."""
 
 ROWS = 50_000
 """Dicts that are made into a file at once."""
@@ -148,17 +155,29 @@ def _table(rows: list[Any]) -> pyarrow.Table:
     if odd is not None:
         raise TypeError(f"a row is a {type(odd).__name__}, not a dict")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pyarrow.table({str(n): _array([row.get(n) for row in rows]) for n in names})
+    return pyarrow.table({str(n): _array(str(n), [row.get(n) for row in rows]) for n in names})
 
 
-def _array(values: list[Any]) -> pyarrow.Array:
-    """Values as a column; as text where they are of different types."""
+def _array(name: str, values: list[Any]) -> pyarrow.Array:
+    """Values as a column; where they are of different types, as text, which drift then tells of.
+
+    Raises TypeError for a value that neither Arrow nor JSON has.
+    """
     try:
         return pyarrow.array(values)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):
-        return pyarrow.array(
-            [v if v is None or isinstance(v, str) else json.dumps(v, default=str) for v in values]
-        )
+        return pyarrow.array([_text(name, value) for value in values])
+
+
+def _text(name: str, value: Any) -> str | None:
+    def spelled(inner: Any) -> str:
+        if isinstance(inner, PLAIN):
+            return str(inner)
+        raise TypeError(f"a value of {name} is a {type(inner).__name__}, which has no text")
+
+    if value is None or isinstance(value, str):
+        return value
+    return spelled(value) if isinstance(value, PLAIN) else json.dumps(value, default=spelled)
 
 
 def _relation(reading: Reading, files: list[Path]) -> str:
