@@ -11,6 +11,17 @@ __all__ = ["azure", "azurite_program", "gcs", "postgres", "retail", "s3", "store
 EMULATOR = "AZURITE_BLOB_STORAGE_URL"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _state_of_the_session(tmp_path_factory):
+    """Keep what commands remember, the log of runs among it, out of the user's own folder."""
+    if "XDG_STATE_HOME" in os.environ:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _emulator_of_the_session():
     """Leave the session's emulator as the only one of Azure that delta-kernel knows, once it is up."""

@@ -546,14 +546,12 @@ def test_bronze_in_the_clouds(cloud, tmp_path, request):
     with meshql.connect(tmp_path) as mesh:
         described = mesh.product(NAME)
         assert (described.rows, described.files, described.version) == (3, 3, "3")
-        assert "bronze.events" in mesh.explain("FROM bronze.events") or True
+        assert "READ_PARQUET" in mesh.explain("FROM bronze.events")
         with mesh.session() as session:
-            plan = (
-                session.plan(session.parse("SELECT * FROM bronze.events")[0])
-                if hasattr(session, "plan")
-                else None
-            )
-        assert plan is None or plan
+            plan = session.plan(session.parse("SELECT * FROM bronze.events")[0])
+        (read,) = plan.reads
+        assert (read.product, read.version, read.cloud, read.files) == (NAME, "3", cloud, 3)
+        assert read.bytes == described.bytes > 0
 
 
 def test_a_full_disk_is_named(tmp_path):

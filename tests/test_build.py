@@ -169,6 +169,25 @@ def test_two_builds_of_one_product_keep_apart(mesh, home):
     balanced(mesh)
 
 
+def test_steps_run_side_by_side_where_the_graph_allows(tmp_path):
+    """Two functions that each wait for the other one end only when both run at once."""
+    (tmp_path / "meeting.py").write_text(
+        "import threading\n"
+        "barrier = threading.Barrier(2)\n"
+        "def rows(since):\n"
+        "    barrier.wait(timeout=20)\n"
+        "    return [{'id': 1}]\n"
+    )
+    source = "{kind: python, function: 'meeting:rows', cursor: {column: id}}"
+    products = "".join(
+        f"  - {{name: web.{name}, location: lake/{name}/, build: {{kind: bronze, sources: [{source}]}}}}\n"
+        for name in ("left", "right")
+    )
+    (tmp_path / "catalog.yaml").write_text(f"meshql: 1\nproducts:\n{products}")
+    with connect(tmp_path / "catalog.yaml") as mesh:
+        assert statuses(build(mesh, jobs=2)) == {"web.left": "built", "web.right": "built"}
+
+
 @pytest.mark.slow
 def test_many_builds_at_once_double_nothing(home):
     program = [sys.executable, "-m", "meshql", "-C", home / "catalog.yaml", "build", "--wait", "90"]

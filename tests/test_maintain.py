@@ -26,6 +26,7 @@ from meshql.build.maintain import Given, maintain
 from meshql.build.step import Request, Step
 from meshql.errors import StorageError, UnknownProductError, UsageError
 from meshql.formats import batches
+from meshql.storage.store import Store
 
 NOW = timedelta(0)
 
@@ -720,3 +721,23 @@ def test_the_command_tells_what_it_did(lake):
         QueryBuilder().register("t", DeltaTable(lake / "lake/silver")).execute("SELECT count(*) AS n FROM t")
     )
     assert pa.table(query.read_all()).to_pylist() == [{"n": 10}]
+
+
+def test_merged_files_stay_when_nobody_knows_whether_they_were_committed(mesh, lake, monkeypatch):
+    """The store takes the layout and then fails: what it names must be there."""
+    for n in range(1, 6):
+        add_batch(mesh, "bronze.events", f"SELECT {n} AS id")
+    put = Store.put
+
+    def lost(self, key, content, **more):
+        made = put(self, key, content, **more)
+        if "layout-" in key:
+            raise StorageError("the store does not answer")
+        return made
+
+    monkeypatch.setattr(Store, "put", lost)
+    (found,) = maintain(mesh, ["bronze.events"])
+    monkeypatch.undo()
+    assert "does not answer" in found.error.message
+    assert mesh.product("bronze.events").files == 1
+    assert ids(mesh, "bronze.events") == [1, 2, 3, 4, 5]

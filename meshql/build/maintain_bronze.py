@@ -14,7 +14,7 @@ from pathlib import Path
 
 from meshql.build.footers import shapes
 from meshql.build.maintain import Job, counted
-from meshql.errors import CorruptError, StorageError
+from meshql.errors import CorruptError, ExistsError
 from meshql.formats import batches
 from meshql.formats.batch_layout import Layout, MergedFile, layouts_in, read_layout, write_layout
 from meshql.formats.batch_state import State
@@ -68,6 +68,7 @@ class _Table:
         if not groups:
             return
         merged: list[MergedFile] = []
+        committing = False
         try:
             with self.job.mesh.reading([self.job.product]) as reading:
                 parts = [part for group in groups for part in self._alike(reading, group)]
@@ -75,9 +76,12 @@ class _Table:
                     self.job.check()
                     merged.append(self._merged(reading, part))
             if merged:
+                committing = True
                 self._commit(merged)
-        except BaseException:
-            self.store.delete([self.location.key + f.key for f in merged])
+        except BaseException as error:
+            # A commit that failed otherwise than by another's may have landed, and name them.
+            if not committing or isinstance(error, ExistsError):
+                self.store.delete([self.location.key + f.key for f in merged])
             raise
         if parts:
             wrote = "would write" if self.job.given.dry_run else "wrote"
@@ -156,7 +160,7 @@ class _Table:
         files = sorted([*kept, *merged], key=lambda f: f.first)
         number = self.state.layout.number + 1
         if not write_layout(self.store, self.location, number, files):
-            raise StorageError(
+            raise ExistsError(
                 f"{self.job.product.name}: another maintenance merged its files meanwhile",
                 hint=f"there may be nothing left to do: meshql maintain {self.job.product.name} --dry-run",
             )

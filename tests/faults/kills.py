@@ -47,6 +47,9 @@ products:
 
 ROWS = 400
 
+COMMITS = ("/_batches/", "delta ", "metadata/v", "version-hint")
+"""What is in the words for points at which others begin to see something else."""
+
 
 def rows(wave: int) -> list[dict[str, object]]:
     """The rows of a wave: some replace rows of the one before, some are bad, some come twice."""
@@ -166,6 +169,16 @@ def excess(some: list[str], others: list[str]) -> int:
     return (Counter(some) - Counter(others)).total()
 
 
+def chosen(points: list[str], most: int) -> list[tuple[int, str]]:
+    """The points to kill at: each commit before, during and after it, and others spread over the build."""
+    deciding = [i for i, point in enumerate(points) if any(mark in point for mark in COMMITS)]
+    cases = [(i, moment) for i in deciding for moment in MOMENTS]
+    others = [i for i in range(len(points)) if i not in deciding]
+    left = max(most - len(cases), 0)
+    spread = [(others[n * len(others) // left], MOMENTS[n % 3]) for n in range(left)]
+    return sorted([*cases[:most], *spread])
+
+
 def kill_all(folder: Path, most: int) -> dict[str, object]:
     """Kill a build at `most` points, spread over all of it, and return the figures."""
     home, saved = folder / "home", folder / "saved"
@@ -177,9 +190,7 @@ def kill_all(folder: Path, most: int) -> dict[str, object]:
     figures = {"torn": 0, "lost": 0, "duplicated": 0, "miscounted": 0}
     cases = []
     chance = random.Random(5)
-    for number in range(most):
-        at = number * len(points) // most
-        moment = MOMENTS[number % 3]
+    for at, moment in chosen(points, most):
         while True:
             restore(saved, home)
             code = built(home, Killer(at, moment, chance.random() * 0.03))
