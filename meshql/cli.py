@@ -12,7 +12,7 @@ from types import TracebackType
 import click
 
 from meshql import __version__
-from meshql.cli_build import build, check, lineage, maintain, runs
+from meshql.cli_build import build, cdc, check, lineage, maintain, runs
 from meshql.cli_options import catalog_option, configuration, format_option
 from meshql.config import FORMATS
 from meshql.errors import MeshError, UsageError
@@ -242,7 +242,7 @@ def version() -> None:
     print_versions()
 
 
-for command in (build, check, lineage, maintain, runs):
+for command in (build, cdc, check, lineage, maintain, runs):
     cli.add_command(command)
 
 

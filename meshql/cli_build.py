@@ -1,12 +1,13 @@
-"""The command line of what is built here: build, runs, lineage, check, maintain."""
+"""The command line of what is built here: build, runs, lineage, check, maintain, cdc."""
 
 from __future__ import annotations
 
 import click
 
 from meshql.cli_options import catalog_option, configuration, format_option
+from meshql.errors import UsageError
 
-__all__ = ["build", "check", "lineage", "maintain", "runs"]
+__all__ = ["build", "cdc", "check", "lineage", "maintain", "runs"]
 
 
 @click.command()
@@ -15,6 +16,13 @@ __all__ = ["build", "check", "lineage", "maintain", "runs"]
 @click.option("--from", "since", metavar="DATE", help="Build again from this day or instant on.")
 @click.option("--to", "until", metavar="DATE", help="Build again up to this day or instant, excluded.")
 @click.option("--dry-run", is_flag=True, help="Tell what there is to do; write nothing.")
+@click.option("--follow", is_flag=True, help="Go on until stopped: build what changes as it does.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    help="Seconds until --follow looks again at files and APIs. [default: 10]",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), default=4, help="Steps at a time. [default: 4]")
 @click.option(
     "--wait",
@@ -35,6 +43,8 @@ def build(
     since: str | None,
     until: str | None,
     dry_run: bool,
+    follow: bool,
+    every: float,
     jobs: int,
     wait: float,
     openlineage: str | None,
@@ -51,13 +61,37 @@ def build(
     meshql build
     meshql build +web.events_hourly
     meshql build 'web.*' --from 2026-11-01 --to 2026-11-08
+    meshql build --follow
+
+    With --follow, all of them are built side by side until Ctrl-C or SIGTERM: the changes of a database as it
+    commits them, files and APIs each time they are looked at, and everything else as soon as what it is made
+    of has changed. A store or server that fails is tried again for as long as it takes. --full goes first.
     """
     from meshql.commands.build import build_products, request_of
 
+    request, config = request_of(full, since, until), configuration(catalog=catalog)
+    if follow:
+        from meshql.commands.follow import follow_products
+
+        if dry_run or request.backfill:
+            given = "--dry-run" if dry_run else "an interval by --from and --to"
+            raise UsageError(
+                f"--follow goes on until it is stopped, and {given} comes to an end", hint="give one of both"
+            )
+        return follow_products(
+            selectors,
+            config,
+            request,
+            every=every,
+            jobs=jobs,
+            wait=wait,
+            openlineage=openlineage,
+            format_=format_ or "table",
+        )
     return build_products(
         selectors,
-        configuration(catalog=catalog),
-        request_of(full, since, until),
+        config,
+        request,
         dry_run=dry_run,
         jobs=jobs,
         wait=wait,
@@ -193,3 +227,40 @@ def maintain(
         keep_runs=keep_runs,
         format_=format_ or "table",
     )
+
+
+@click.group()
+def cdc() -> None:
+    """Look after the slots in which databases keep the changes that were not read yet."""
+
+
+@cdc.command()
+@click.argument("names", nargs=-1, metavar="[PRODUCT]...")
+@format_option("table", "json", "csv", "tsv", "jsonl", "markdown")
+@catalog_option
+def status(names: tuple[str, ...], format_: str | None, catalog: str | None) -> int:
+    """Show how logs of changes stand with their servers: all of them, or those named.
+
+    Lag is what the server has written that is not durable in the log, retained what it keeps on its disk for
+    the slot, left how much more it writes until it gives the slot up: empty where nothing limits it. What
+    needs somebody is said on stderr. Exit code 3 where a server could not be asked. JSON, CSV and TSV have
+    lag_bytes, retained_bytes, safe_bytes, last_batch_seconds, confirmed and tables.
+    """
+    from meshql.commands.cdc import print_status
+
+    return print_status(names, configuration(catalog=catalog), format_ or "table")
+
+
+@cdc.command("drop-slot")
+@click.argument("name", metavar="PRODUCT")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@catalog_option
+def drop_slot(name: str, yes: bool, catalog: str | None) -> None:
+    """Drop a log's replication slot, and the publication that meshql made for it.
+
+    Do so for a log that nobody builds any more: a slot that nobody reads fills the server's disk. What was
+    not read yet is lost, and the log's next build has to read all tables anew (`--full`).
+    """
+    from meshql.commands.cdc import drop_slot as drop
+
+    drop(name, configuration(catalog=catalog), yes=yes)

@@ -4,9 +4,9 @@ import os
 
 import pytest
 from clouds.fixtures import azure, azurite_program, gcs, retail, s3, session_azure, stores_folder
-from clouds.postgres import postgres
+from clouds.postgres import decoding, postgres
 
-__all__ = ["azure", "azurite_program", "gcs", "postgres", "retail", "s3", "stores_folder"]
+__all__ = ["azure", "azurite_program", "decoding", "gcs", "postgres", "retail", "s3", "stores_folder"]
 
 EMULATOR = "AZURITE_BLOB_STORAGE_URL"
 

@@ -357,3 +357,14 @@ def test_a_full_disk_is_a_clear_error_and_the_next_build_is_right(home, small_di
         (small_disk / "filler").unlink()
         assert set(statuses(build(mesh)).values()) == {"built"}
         assert balanced(mesh)[0] == 9 * ROWS
+
+
+def test_columns_keep_their_types_when_the_command_builds_them(home):
+    text = CATALOG.replace(
+        "kind: kind,", "kind: kind, bought: \"kind = 'buy'\", great: 'CAST(id AS HUGEINT)',"
+    )
+    (home / "catalog.yaml").write_text(text)
+    assert meshql(home, "build", "web.raw", "web.events").returncode == 0
+    with connect(home / "catalog.yaml") as mesh:
+        kinds = dict(many(mesh, "SELECT column_name, column_type FROM (DESCRIBE web.events)"))
+    assert (kinds["bought"], kinds["great"]) == ("BOOLEAN", "DECIMAL(38,0)")

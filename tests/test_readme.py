@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,45 @@ def test_the_example_builds_as_the_readme_shows(tmp_path):
         down = [sys.executable, "-m", "meshql", "demo", "--down"]
         subprocess.run(down, env=environment, capture_output=True, timeout=60, check=True)
     assert tables(printed) == tables(shown)
+
+
+@pytest.mark.slow
+def test_the_changes_of_a_database_are_followed_as_the_readme_shows(decoding, tmp_path):
+    decoding.execute("CREATE DATABASE shop_of_the_readme")
+    shutil.copytree(
+        README.parent / "catalogs" / "cdc", tmp_path / "cdc", ignore=shutil.ignore_patterns("lake")
+    )
+    catalog = tmp_path / "cdc" / "shop.yaml"
+    catalog.write_text(catalog.read_text().replace("port: 5432", f"port: {decoding.port}"))
+    environment = os.environ | {
+        "MESHQL_STATE": str(tmp_path / "state"),
+        "MESHQL_LAKE": str(tmp_path / "lake"),
+        "PGHOST": decoding.host,
+        "PGUSER": decoding.user,
+        "PGPASSWORD": decoding.password,
+        "PGDATABASE": "shop_of_the_readme",
+    }
+
+    def output(line):
+        words = shlex.split(line.removeprefix("$ ").replace("catalogs/cdc", str(tmp_path / "cdc")))
+        if words[0] == "psql":
+            with closing(decoding.connect(dbname="shop_of_the_readme")) as connection:
+                connection.execute(Path(words[-1]).read_text())
+            return ""
+        command = [sys.executable, "-m", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return re.sub(r"meshql_shop_changes_\w{8}", "meshql_shop_changes_7a72ab03", done.stdout)
+
+    shown = block("cdc")
+    printed = "".join(f"{line}\n{output(line)}" for line in shown.splitlines() if line.startswith("$ "))
+    assert columns(printed) == columns(shown)
+
+
+def columns(text):
+    """Without what differs from time to time: amounts of the server's log, and when there was a batch."""
+    text = re.sub(r"[\d.]+ k?B", "SIZE", re.sub(r"\d+ s ago", "AGO", text))
+    return tables(text)
 
 
 def test_validate_prints_what_the_readme_shows(tmp_path):

@@ -334,6 +334,12 @@ def test_new_columns_come_as_policy_says(lake):
         (1, 2.5, True),
         (2, 1.5, None),
     ]
+    lake.land("SELECT 2 AS id, 'd' AS kind, 3.5::DOUBLE AS extra, TIMESTAMP '2026-01-31' AS seen")
+    assert lake.build().counts.rows_updated == 1
+    assert lake.rows("SELECT id, extra, seen::VARCHAR FROM silver.events ORDER BY id") == [
+        (1, 2.5, None),
+        (2, 3.5, "2026-01-31 00:00:00"),
+    ]
 
 
 @pytest.mark.parametrize("key", ["id", None])

@@ -33,8 +33,8 @@ def build(step: Step) -> Outcome:
     for source in _sources(step):
         for portion in source.portions(writer.work):
             writer.add(portion)
-            if not step.request.full:
-                writer.commit()
+            if not step.request.full and (made := writer.commit()):
+                step.committed(made)
         notes += source.notes
     if step.request.full:
         writer.commit()

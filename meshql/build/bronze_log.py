@@ -37,7 +37,8 @@ class BatchWriter:
     def __init__(self, step: Step, store: Store, location: Location, state: State, *, full: bool) -> None:
         self.state = state
         self.commits: list[Commit] = []
-        self._step, self._store, self._location, self._full = step, store, location, full
+        self.full = full
+        self._step, self._store, self._location = step, store, location
         self._begin()
 
     def _begin(self) -> None:
@@ -45,7 +46,7 @@ class BatchWriter:
         self._at = datetime.now(UTC)
         self._files: list[BatchFile] = []
         self._columns: dict[str, str] = {}
-        before = self.state.batches[-1].schema if self.state.batches and not self._full else {}
+        before = self.state.batches[-1].schema if self.state.batches and not self.full else {}
         self._schema: Mapping[str, str] = before
         self._taken = Taken()
         self._inputs: dict[str, str] = {}
@@ -54,7 +55,7 @@ class BatchWriter:
     @property
     def work(self) -> Work:
         """What a source goes on from."""
-        return Work(self._step, State() if self._full else self.state, self.state.number + 1)
+        return Work(self._step, State() if self.full else self.state, self.state.number + 1)
 
     def add(self, portion: Portion) -> None:
         """Write a portion's rows into the store; nobody sees them before `commit`."""
@@ -70,6 +71,10 @@ class BatchWriter:
             self._taken |= Taken(columns={portion.name: columns})
         self._taken |= portion.taken
         self._inputs |= portion.inputs
+
+    def note(self, taken: Taken) -> None:
+        """Note what was taken besides what portions say; there is something to commit then."""
+        self._taken |= taken
 
     def _own(self, portion: Portion) -> dict[str, str]:
         """The columns of a portion; JSON of which there are only NULLs is of no type yet."""
@@ -124,16 +129,16 @@ class BatchWriter:
         rows = sum(f.rows for f in self._files)
         return Counts(rows, rows, bytes=sum(f.size for f in self._files), files=len(self._files))
 
-    def commit(self) -> None:
-        """Make visible what was added; nothing happens where nothing was.
+    def commit(self) -> Commit | None:
+        """Make visible what was added, and return what its commit says; None where nothing was.
 
         Raises StorageError where another build made the batch of this number first.
         """
-        if not (self._files or self._taken or (self._full and self.state.rows)):
-            return
+        if not (self._files or self._taken or (self.full and self.state.rows)):
+            return None
         self._step.check()
         before = self.state.batches[-1].schema if self.state.batches else {}
-        if self._full and self._files and before:
+        if self.full and self._files and before:
             self._changes = changed(before, self._schema, self._schema)
         said = self._step.commit(
             self._counts(), inputs=self._inputs, watermark=_watermark(self._taken), changes=self._changes
@@ -148,7 +153,7 @@ class BatchWriter:
             # An empty product keeps its columns.
             self._schema or before,
             self._taken,
-            replaces=self._full and self.state.number > 0,
+            replaces=self.full and self.state.number > 0,
         )
         if not batches.commit(self._store, self._location, batch):
             raise StorageError(
@@ -161,6 +166,7 @@ class BatchWriter:
         if batch.number % CHECKPOINT_EVERY == 0:
             batches.checkpoint(self._store, self._location, self.state)
         self._begin()
+        return self.commits[-1]
 
 
 def _watermark(taken: Taken) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from meshql.catalog.build import in_batches
 from meshql.catalog.model import Product
 from meshql.errors import CatalogError, MeshError
 from meshql.formats import batches, delta_files, delta_log
@@ -81,7 +82,7 @@ def _seal(snapshot: Snapshot) -> str:
 
 
 def _batched(product: Product) -> bool:
-    return product.build is not None and product.build.kind == "bronze"
+    return in_batches(product.build)
 
 
 def _tag(o: Object) -> str:

@@ -9,7 +9,7 @@ from meshql.sql import quote_identifier
 if TYPE_CHECKING:
     from duckdb.sqltypes import DuckDBPyType
 
-__all__ = ["stored", "widens"]
+__all__ = ["apart", "stored", "widens"]
 
 AS_THEY_ARE = frozenset(
     {
@@ -66,6 +66,14 @@ def stored(kind: DuckDBPyType) -> str | None:
             return None
         return f"STRUCT({', '.join(f'{quote_identifier(name)} {inner}' for name, inner in fields)})"
     return STAND_IN.get(kind.id)
+
+
+def apart(kind: str) -> bool:
+    """Tell whether a column of this type cannot be added to a table by a merge.
+
+    A Delta table that gets its first TIMESTAMP without a zone so cannot be read any more.
+    """
+    return "TIMESTAMP" in kind.replace("TIMESTAMP WITH TIME ZONE", "")
 
 
 def widens(old: DuckDBPyType, new: DuckDBPyType) -> bool:

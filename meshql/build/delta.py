@@ -266,10 +266,21 @@ def merge(
     said: CommitProperties,
     *,
     new_columns: bool = False,
+    gone: str | None = None,
+    only: tuple[str, ...] = (),
+    within: Mapping[str, tuple[int, int]] | None = None,
 ) -> None:
-    """Put rows in place of those of the same key, and add those whose key is new, in one commit."""
+    """Put rows in place of those of the same key, and add those whose key is new, in one commit.
+
+    `gone` is a column of the rows, and not of the table, that says that the row of that key is to be
+    removed. `only` are the columns that are put in place; all of them unless given. `within` are the least
+    and greatest value that columns of the key have in the rows: files without any of these are not read.
+    """
     assert found.handle is not None
-    same = " AND ".join(f"t.{quote_identifier(key)} = s.{quote_identifier(key)}" for key in keys)
+    tests = [f"t.{quote_identifier(key)} = s.{quote_identifier(key)}" for key in keys]
+    for column, (least, greatest) in (within or {}).items():
+        tests.append(f"t.{quote_identifier(column)} BETWEEN {least} AND {greatest}")
+    same = " AND ".join(tests)
     with writing(found.name):
         merger = found.handle.merge(
             rows,
@@ -280,7 +291,18 @@ def merge(
             writer_properties=_in_small_groups(),
             commit_properties=said,
         )
-        merger.when_matched_update_all().when_not_matched_insert_all().execute()
+        unlike = [gone] if gone else None
+        if gone:
+            merger = merger.when_matched_delete(f"s.{quote_identifier(gone)}")
+        if only:
+            merger = merger.when_matched_update(
+                {quote_identifier(c): f"s.{quote_identifier(c)}" for c in only}
+            )
+        else:
+            merger = merger.when_matched_update_all(except_cols=unlike)
+        merger.when_not_matched_insert_all(
+            f"NOT s.{quote_identifier(gone)}" if gone else None, except_cols=unlike
+        ).execute()
 
 
 def _in_small_groups() -> WriterProperties:

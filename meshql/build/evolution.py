@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from meshql.build.column_types import widens
+from meshql.build.column_types import apart, widens
 from meshql.build.silver_rows import Shape
 from meshql.catalog.build import SilverBuild
 from meshql.catalog.model import Product
@@ -25,6 +25,11 @@ class Columns:
     new: tuple[str, ...] = ()
     widened: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether it takes more than columns that are added."""
+        return bool(self.widened or any(apart(self.kinds[name]) for name in self.new))
 
 
 def evolved(product: Product, how: SilverBuild, shape: Shape, reading: Reading, table: str) -> Columns:

@@ -48,8 +48,8 @@ def build(step: Step) -> Outcome:
     """Bring the table up to date with its inputs, in one snapshot; nothing where they are as they were."""
     task = _Task.of(step)
     last = task.last
-    if last is not None and last.run == step.run:
-        # The commit of a try whose answer was lost.
+    if last is not None and last.run == step.run and not step.request.follow:
+        # The commit of a try whose answer was lost; a run that follows makes many.
         return Outcome((last,), last.version, task.rows)
     untraced = None
     for _ in range(2):

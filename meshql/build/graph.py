@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
 from meshql.build.rules import referred
-from meshql.catalog.build import BronzeBuild, GoldBuild, SilverBuild, SqlSource
+from meshql.catalog.build import BronzeBuild, CdcBuild, GoldBuild, SilverBuild, SqlSource
 from meshql.catalog.model import Product
 from meshql.errors import CatalogError, UnknownProductError, UsageError
 from meshql.mesh import Mesh
@@ -26,8 +26,8 @@ def inputs_of(mesh: Mesh, product: Product) -> tuple[str, ...]:
     parse and for a product that nobody declared.
     """
     match product.build:
-        case SilverBuild(from_=source):
-            return (_known(mesh, product, source),)
+        case CdcBuild(tables=()) | SilverBuild():
+            return (_known(mesh, product, product.build.from_),)
         case GoldBuild(sql=sql):
             return _named(mesh, product, sql)
         case BronzeBuild(sources=sources):

@@ -110,7 +110,11 @@ def _runs(metadata: TableMetadata) -> dict[int, str]:
 
 
 def _of_last_runs(metadata: TableMetadata, runs: int) -> list[int]:
-    return list(_runs(metadata))[:runs]
+    # Of a run that followed its inputs, the last snapshot is the one that its tag names.
+    newest = dict[str, int]()
+    for snapshot, run in _runs(metadata).items():
+        newest.setdefault(run, snapshot)
+    return list(newest.values())[:runs]
 
 
 def _held(metadata: TableMetadata) -> Iterator[int]:

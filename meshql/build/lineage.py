@@ -8,6 +8,8 @@ from typing import Any
 
 from meshql.build.graph import Graph, graph_of
 from meshql.build.runs import RunLog
+from meshql.catalog.build import CdcBuild
+from meshql.catalog.model import Product
 from meshql.errors import StorageError
 from meshql.mesh import Mesh
 
@@ -73,12 +75,19 @@ def made_of(mesh: Mesh, name: str) -> dict[str, str]:
     said: dict[str, str] = {}
     if product.build is not None:
         said = {"kind": product.build.kind, **_last_build(mesh, product.name)}
-        said.setdefault("made of", ", ".join(graph.inputs[product.name]) or "sources")
+        said.setdefault("made of", ", ".join(graph.inputs[product.name]) or _sources(product))
     if product.beside:
         said["made with"] = product.beside
     if feeds := graph.children(product.name):
         said["feeds"] = ", ".join(feeds)
     return said
+
+
+def _sources(product: Product) -> str:
+    """What a product is made of that is no product itself."""
+    if isinstance(product.build, CdcBuild):
+        return f"{', '.join(product.build.tables)} of {product.build.from_}"
+    return "sources"
 
 
 def _last_build(mesh: Mesh, name: str) -> dict[str, str]:

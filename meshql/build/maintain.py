@@ -17,6 +17,7 @@ from typing import Protocol
 
 from meshql.build.lease import holder
 from meshql.build.needs import needs
+from meshql.catalog.build import in_batches
 from meshql.catalog.derived import RUNS
 from meshql.catalog.model import Product
 from meshql.errors import CatalogError, InterruptedQueryError, MeshError, UnknownProductError, UsageError
@@ -211,7 +212,7 @@ def _one(mesh: Mesh, product: Product, given: Given, cancelled: threading.Event)
 def _carer(product: Product) -> Carer:
     from meshql.build import maintain_bronze, maintain_delta, maintain_iceberg
 
-    if product.build is not None and product.build.kind == "bronze":
+    if in_batches(product.build):
         return maintain_bronze
     return maintain_iceberg if product.format == "iceberg" else maintain_delta
 

@@ -19,7 +19,8 @@ from urllib.request import urlopen
 
 from meshql import __version__
 from meshql.build.turn import Run, Turn
-from meshql.catalog.build import GoldBuild
+from meshql.catalog.build import CdcBuild, GoldBuild
+from meshql.catalog.connections import PostgresConnection
 from meshql.catalog.model import Product
 from meshql.errors import MeshError
 from meshql.mesh import Mesh
@@ -88,8 +89,15 @@ class Emitter:
             "producer": PRODUCER,
             "schemaURL": EVENT,
             "run": {"runId": str(_id(run.id, turn.name)), "facets": self._run_facets(run, turn)},
-            "job": {"namespace": self._namespace, "name": turn.name, "facets": _job_facets(turn.product)},
-            "inputs": [self._dataset(self._mesh.find(name), versions.get(name)) for name in inputs],
+            "job": {
+                "namespace": self._namespace,
+                "name": turn.name,
+                "facets": _job_facets(turn.product, run),
+            },
+            "inputs": [
+                *(self._dataset(self._mesh.find(name), versions.get(name)) for name in inputs),
+                *self._tables(turn.product),
+            ],
             "outputs": [self._output(turn, kind)],
         }
 
@@ -144,6 +152,17 @@ class Emitter:
         name = location.key.rstrip("/") if location.scheme else f"/{location.key.rstrip('/')}"
         return {"namespace": namespace, "name": name, "facets": facets}
 
+    def _tables(self, product: Product) -> list[Event]:
+        """The tables of a database whose changes a product is the log of."""
+        if not isinstance(product.build, CdcBuild):
+            return []
+        found = self._mesh.catalog.connections.get(product.build.from_)
+        if not isinstance(found, PostgresConnection):
+            return []
+        namespace = f"postgres://{found.host}:{found.port}"
+        names = [f"{found.database}.{table}" for table in product.build.tables]
+        return [{"namespace": namespace, "name": name, "facets": {}} for name in names]
+
     def _schema(self, product: Product) -> Event:
         columns = self._mesh.product(product.name).columns
         return _facet(
@@ -152,12 +171,12 @@ class Emitter:
         )
 
 
-def _job_facets(product: Product) -> Event:
+def _job_facets(product: Product, run: Run) -> Event:
     assert product.build is not None
     facets = {
         "jobType": _facet(
             "2-0-4/JobTypeJobFacet.json#/$defs/JobTypeJobFacet",
-            processingType="BATCH",
+            processingType="STREAMING" if run.request.follow else "BATCH",
             integration="MESHQL",
             jobType=product.build.kind.upper(),
         )

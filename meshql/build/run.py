@@ -21,7 +21,7 @@ from meshql.build.turn import Run, Turn
 from meshql.errors import UsageError
 from meshql.mesh import Mesh
 
-__all__ = ["build", "plan"]
+__all__ = ["begun", "build", "plan", "run_name", "sweep"]
 
 EVERYTHING_NEW = Request()
 
@@ -42,9 +42,9 @@ def build(
     for. `started` is given the run before its first step, `told` each turn as it begins and ends. Raises
     UsageError for a selector that means nothing; what a step raises is in its turn.
     """
-    run, log = _begun(mesh, selectors, request)
+    run, log = begun(mesh, selectors, request)
     started(run)
-    _sweep()
+    sweep()
     runner = Runner(mesh, run, log, wait_seconds, told)
     with ThreadPoolExecutor(max_workers=max(jobs, 1), thread_name_prefix="meshql-build") as pool:
         try:
@@ -58,7 +58,7 @@ def build(
 
 def plan(mesh: Mesh, selectors: Sequence[str] = (), *, request: Request = EVERYTHING_NEW) -> dict[str, str]:
     """Return what building would do now, in words by product; nothing is written."""
-    run, _ = _begun(mesh, selectors, request)
+    run, _ = begun(mesh, selectors, request)
     words: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         for turn in run.turns.values():
@@ -69,7 +69,8 @@ def plan(mesh: Mesh, selectors: Sequence[str] = (), *, request: Request = EVERYT
     return words
 
 
-def _begun(mesh: Mesh, selectors: Sequence[str], request: Request) -> tuple[Run, RunLog]:
+def begun(mesh: Mesh, selectors: Sequence[str], request: Request) -> tuple[Run, RunLog]:
+    """Return a run of the products that selectors mean, and the log that it is told to."""
     graph, log = graph_of(mesh), RunLog(mesh)
     needs("deltalake")
     needs("pyiceberg")
@@ -80,11 +81,15 @@ def _begun(mesh: Mesh, selectors: Sequence[str], request: Request) -> tuple[Run,
         selectors,
         lambda name: last.get(name, {}).get("definition") != definition_of(graph.products[name]),
     )
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    return Run(name, request, graph, {n: Turn(graph.products[n]) for n in chosen}), log
+    return Run(run_name(), request, graph, {n: Turn(graph.products[n]) for n in chosen}), log
 
 
-def _sweep() -> None:
+def run_name() -> str:
+    """Return a name that no other run has, and that tells when it began."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def sweep() -> None:
     """Remove what builds that were killed left in the folder for temporary files."""
     for folder in Path(tempfile.gettempdir()).glob("meshql-build-*-*"):
         pid = folder.name.split("-")[2]

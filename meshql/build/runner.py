@@ -6,18 +6,20 @@ import hashlib
 import os
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from meshql.build.lease import Holder, lease
 from meshql.build.runs import Record, RunLog, failed, recovered
-from meshql.build.step import Commit, Layer, Outcome, Step
+from meshql.build.step import Commit, Layer, Outcome, Progress, Step
 from meshql.build.turn import Run, Turn
+from meshql.catalog.build import CdcBuild, in_batches
 from meshql.catalog.model import Product
 from meshql.errors import (
     BusyError,
@@ -30,7 +32,7 @@ from meshql.errors import (
 from meshql.mesh import Mesh
 from meshql.redact import scrub
 
-__all__ = ["Runner", "definition_of", "layer_of", "scratch_prefix"]
+__all__ = ["BACKOFF_SECONDS", "FINAL", "Runner", "definition_of", "ended", "layer_of", "scratch_prefix"]
 
 TRIES = 3
 
@@ -43,9 +45,13 @@ BACKOFF_SECONDS = 1.0
 
 def layer_of(product: Product) -> Layer:
     """The module that builds products of this kind."""
+    assert product.build is not None
+    if isinstance(product.build, CdcBuild):
+        from meshql.build.cdc import log, table
+
+        return log if in_batches(product.build) else table
     from meshql.build import bronze, gold, silver
 
-    assert product.build is not None
     layers: dict[str, Layer] = {"bronze": bronze, "silver": silver, "gold": gold}
     return layers[product.build.kind]
 
@@ -77,7 +83,7 @@ class Runner:
             for turn in [t for t in waiting.values() if self._ready(t)]:
                 del waiting[turn.name]
                 if self._blocked(turn):
-                    self._write(turn, datetime.now(UTC))
+                    self.write(turn, datetime.now(UTC))
                     self.told(self.run, turn)
                 else:
                     working[pool.submit(self._take, turn)] = turn
@@ -108,35 +114,52 @@ class Runner:
         turn.began, turn.status = time.monotonic(), "running"
         self.told(self.run, turn)
         try:
-            store, location = self.mesh.store(turn.product)
-            with lease(turn.name, store, location, self.run.id, self.wait_seconds, self._check) as gone:
+            with self.holding(turn) as gone:
                 self._build(turn, gone)
                 # While the product is held, nobody else takes these commits for those of a killed run.
-                self._write(turn, began)
+                self.write(turn, began)
         except MeshError as error:
-            _ended(turn, error)
-            self._write(turn, began)
+            ended(turn, error)
+            self.write(turn, began)
         self.told(self.run, turn)
 
-    def _build(self, turn: Turn, gone: list[Holder]) -> None:
-        """Build a product that is held, and note in its turn how that ended."""
+    def holding(self, turn: Turn) -> AbstractContextManager[list[Holder]]:
+        """Hold the product for a block; see `lease`."""
+        store, location = self.mesh.store(turn.product)
+        return lease(turn.name, store, location, self.run.id, self.wait_seconds, self._check)
+
+    @contextmanager
+    def step(
+        self,
+        turn: Turn,
+        *,
+        report: Callable[[Progress], None] | None = None,
+        committed: Callable[[Commit], None] = lambda commit: None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Step]:
+        """Return what building the product once takes; its folder goes with the block."""
         with tempfile.TemporaryDirectory(prefix=scratch_prefix(), ignore_cleanup_errors=True) as folder:
-            step = Step(
+            yield Step(
                 self.mesh,
                 turn.product,
                 self.run.id,
                 self.run.request,
                 Path(folder),
                 definition_of(turn.product),
-                report=lambda progress: setattr(turn, "progress", progress),
-                cancelled=self.run.cancelled,
+                report=report or turn.report,
+                committed=committed,
+                cancelled=cancelled or self.run.cancelled,
             )
+
+    def _build(self, turn: Turn, gone: list[Holder]) -> None:
+        """Build a product that is held, and note in its turn how that ended."""
+        with self.step(turn) as step:
             try:
-                self._recover(turn, step, gone)
+                self.recover(turn, step, gone)
                 turn.outcome = self._tried(turn, step)
                 turn.status, turn.ended = turn.outcome.status, time.monotonic()
             except Exception as error:
-                _ended(turn, error)
+                ended(turn, error)
 
     def _check(self) -> None:
         if self.run.cancelled.is_set():
@@ -148,18 +171,18 @@ class Runner:
         for left in reversed(range(TRIES)):
             try:
                 outcome = layer.build(step)
-                return replace(outcome, commits=self._made(step)) if turn.outcome.commits else outcome
+                return replace(outcome, commits=self.made(step)) if turn.outcome.commits else outcome
             except MeshError as error:
                 # What landed before is there, and has to be told of.
                 with suppress(MeshError):
-                    turn.outcome = Outcome(commits=self._made(step))
+                    turn.outcome = Outcome(commits=self.made(step))
                 if not left or not isinstance(error, StorageError) or isinstance(error, FINAL):
                     raise
             self.run.cancelled.wait(BACKOFF_SECONDS * 2 ** (TRIES - 1 - left))
             step.check()
         raise AssertionError
 
-    def _made(self, step: Step) -> tuple[Commit, ...]:
+    def made(self, step: Step) -> tuple[Commit, ...]:
         """The commits of this run, oldest first."""
         known = self.known.get(step.product.name, set())
         return tuple(c for c in reversed(self._commits(step, known)) if c.run == step.run)
@@ -167,8 +190,8 @@ class Runner:
     def _commits(self, step: Step, known: Container[str]) -> list[Commit]:
         return layer_of(step.product).commits(step, known)
 
-    def _recover(self, turn: Turn, step: Step, gone: list[Holder]) -> None:
-        """Tell the log what earlier runs did and could not tell any more."""
+    def recover(self, turn: Turn, step: Step, gone: list[Holder]) -> Commit | None:
+        """Tell the log what earlier runs did and could not tell any more, and return the newest commit."""
         assert turn.product.build is not None
         kind, known = turn.product.build.kind, self.known.get(turn.name, set())
         commits = self._commits(step, known)
@@ -182,8 +205,9 @@ class Runner:
             records.append(Record(holder.run, turn.name, kind, "killed", since, since, host=holder.host))
         if records:
             self.log.append(records)
+        return commits[0] if commits else None
 
-    def _write(self, turn: Turn, began: datetime) -> None:
+    def write(self, turn: Turn, began: datetime) -> None:
         """Put the turn into the log; a log that cannot be written is noted, for the table is right anyway."""
         assert turn.product.build is not None
         outcome = turn.outcome
@@ -195,7 +219,7 @@ class Runner:
             status=turn.status,  # type: ignore[arg-type]
             started_at=began,
             ended_at=datetime.now(UTC),
-            commits=len(outcome.commits),
+            commits=outcome.number,
             counts=outcome.counts,
             rows_total=outcome.rows_total,
             version=outcome.version,
@@ -214,7 +238,7 @@ class Runner:
             self.run.notes.append(error.message)
 
 
-def _ended(turn: Turn, error: Exception) -> None:
+def ended(turn: Turn, error: Exception) -> None:
     """Note in a turn that `error` ended it."""
     turn.ended = time.monotonic()
     if isinstance(error, InterruptedQueryError):

@@ -260,7 +260,7 @@ class _Silver:
         partitions, new = self.how.partitions, bool(columns and columns.new)
         if take.whole:
             delta.replace(table, stage.stream(stage.good()), said, partitions=partitions)
-        elif columns and columns.widened:
+        elif columns and columns.rewrites:
             view = quote_name(self.product.domain, self.product.table)
             sql = stage.rewritten(view, columns.kinds, columns.old)
             delta.replace(table, stage.stream(sql), said, partitions=partitions)
@@ -279,6 +279,7 @@ class _Silver:
         added = [size for path, (size, _) in self.silver.files().items() if path not in before]
         counts = replace(commit.counts, files=len(added), bytes=sum(added))
         self.made.append(replace(commit, counts=counts, version=str(self.silver.version)))
+        self.step.committed(self.made[-1])
         self.known.silver = self.silver.transactions(APPS)
 
     def _numbers(self, take: Take, epoch: int) -> dict[str, int]:
@@ -322,7 +323,7 @@ def _bronze(step: Step, how: SilverBuild) -> Product:
     if not isinstance(found.build, BronzeBuild):
         raise UsageError(
             f"{step.product.name}: from names {found.name}, which is not built as bronze",
-            hint="name a product with `build: {kind: bronze}`; gold takes any product",
+            hint="name a product with `build: {kind: bronze}`; gold takes any product, as does bronze by sql",
         )
     return found
 

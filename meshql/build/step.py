@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,16 +14,20 @@ from meshql.catalog.model import Product
 from meshql.errors import InterruptedQueryError
 from meshql.mesh import Mesh
 
-__all__ = ["Commit", "Counts", "Layer", "Outcome", "Pending", "Progress", "Request", "Step"]
+__all__ = ["Commit", "Counts", "Layer", "Outcome", "Pending", "Progress", "Request", "Step", "Stream"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How a run was asked for. `since` and `until` bound a backfill: from `since` on, before `until`."""
+    """How a run was asked for. `since` and `until` bound a backfill: from `since` on, before `until`.
+
+    With `follow`, sources that can be waited on are read until the run is cancelled.
+    """
 
     full: bool = False
     since: datetime | None = None
     until: datetime | None = None
+    follow: bool = False
 
     @property
     def backfill(self) -> bool:
@@ -92,6 +96,17 @@ class Commit:
         )
 
 
+MOST_NOTES = 20
+
+LEFT_OUT = "earlier notes are left out"
+
+
+def _sum(commits: Sequence[Commit]) -> Commit:
+    changes = dict.fromkeys(change for commit in commits for change in commit.changes)
+    counts = sum((c.counts for c in commits), Counts())
+    return replace(commits[-1], counts=counts, changes=tuple(changes))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step did. `commits` are those that it made, in order; none when there was nothing to do."""
@@ -102,6 +117,26 @@ class Outcome:
     notes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     """Checks of error severity that the table does not keep: what is made of it is not built."""
+    summed: int = 0
+    """Commits that the first of `commits` stands for besides itself."""
+
+    def __add__(self, later: Outcome) -> Outcome:
+        """Return what both builds did, the commits summed up in one; `failed` is what the later one says."""
+        made = (*self.commits, *later.commits)
+        notes = tuple(dict.fromkeys((*self.notes, *later.notes)))
+        return Outcome(
+            commits=(_sum(made),) if made else (),
+            version=later.version or self.version,
+            rows_total=self.rows_total if later.rows_total is None else later.rows_total,
+            notes=notes if len(notes) <= MOST_NOTES else (LEFT_OUT, *notes[1 - MOST_NOTES :]),
+            failed=later.failed,
+            summed=self.number + later.number - 1 if made else 0,
+        )
+
+    @property
+    def number(self) -> int:
+        """How many commits were made."""
+        return len(self.commits) + self.summed
 
     @property
     def status(self) -> Literal["built", "unchanged"]:
@@ -122,12 +157,32 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """How far a source that never ends has been followed.
+
+    `lag_bytes` is what the server has written and we have not made durable; `lag_seconds` how old the newest
+    durable change was when it became so, 0 when there is none to come. `inserts`, `updates`, `deletes` and
+    `others` count changes since the step began. `committed_at` is the server's time of the last one.
+    """
+
+    position: str = ""
+    lag_bytes: int = 0
+    lag_seconds: float = 0.0
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    others: int = 0
+    committed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a step is: rows and bytes written so far, and what it does at the moment."""
 
     doing: str
     rows: int = 0
     bytes: int = 0
+    stream: Stream | None = None
 
 
 class Layer(Protocol):
@@ -160,12 +215,20 @@ class Step:
     scratch: Path
     definition: str = ""
     report: Callable[[Progress], None] = lambda progress: None
+    committed: Callable[[Commit], None] = lambda commit: None
+    """Called after each commit of a step that may make several."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def progress(self, doing: str, rows: int = 0, bytes: int = 0) -> None:  # noqa: A002
+    def progress(
+        self,
+        doing: str,
+        rows: int = 0,
+        bytes: int = 0,  # noqa: A002
+        stream: Stream | None = None,
+    ) -> None:
         """Tell how far the step is; raises InterruptedQueryError when the run was cancelled."""
         self.check()
-        self.report(Progress(doing, rows, bytes))
+        self.report(Progress(doing, rows, bytes, stream))
 
     def check(self) -> None:
         """Raise InterruptedQueryError when the run was cancelled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from meshql.build.graph import Graph
@@ -33,6 +33,10 @@ class Turn:
     def name(self) -> str:
         """The product's name."""
         return self.product.name
+
+    def report(self, progress: Progress) -> None:
+        """Note how far it is; what was told of a stream stays until that is told anew."""
+        self.progress = progress if progress.stream else replace(progress, stream=self.progress.stream)
 
     @property
     def done(self) -> bool:

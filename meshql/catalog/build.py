@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from meshql.catalog.base import AnyValue, Flag, Model, Scalar, Whole
@@ -14,6 +14,7 @@ __all__ = [
     "LAYER_FORMATS",
     "BronzeBuild",
     "Build",
+    "CdcBuild",
     "Column",
     "Cursor",
     "FilesSource",
@@ -25,10 +26,12 @@ __all__ = [
     "SilverBuild",
     "Source",
     "SqlSource",
+    "in_batches",
+    "qualified",
 ]
 
-LAYER_FORMATS = {"bronze": "parquet", "silver": "delta", "gold": "iceberg"}
-"""The format that each kind of build writes."""
+LAYER_FORMATS = {"bronze": "parquet", "silver": "delta", "gold": "iceberg", "cdc": "delta"}
+"""The format that each kind of build writes; a log of changes is written as bronze is."""
 
 
 def _listed(value: Any) -> Any:
@@ -238,4 +241,95 @@ class GoldBuild(Model):
     whole: Flag = Field(default=False, description="Recompute all of it each time")
 
 
-Build = Annotated[BronzeBuild | SilverBuild | GoldBuild, Field(discriminator="kind")]
+# --- change data capture ---------------------------------------------------------------------------
+
+
+LONGEST_SLOT = 63
+
+
+def qualified(table: str) -> str:
+    """Return a table of a database as schema.table; the schema is public unless given."""
+    return table if "." in table else f"public.{table}"
+
+
+SourceTable = Annotated[str, AfterValidator(qualified)]
+
+SourceTables = Annotated[
+    tuple[SourceTable, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])
+]
+
+
+class CdcBuild(Model):
+    """Changes of a database, followed as it commits them.
+
+    With `tables`, `from` is a connection, and the product is the log of their changes: Parquet in batches of
+    whole transactions. Each table becomes a product of its own, called as the table is, unless one is
+    declared. Without, `from` is a product that holds changes, and this one is the rows as they are after
+    them: Delta, by MERGE.
+    """
+
+    model_config = ConfigDict(populate_by_name=False)
+
+    kind: Literal["cdc"]
+    from_: str = Field(alias="from", description="A connection of cloud postgres, or a product of changes")
+    tables: SourceTables = Field(default=(), description="Tables to follow: orders, or schema.table")
+    slot: str | None = Field(
+        default=None,
+        pattern=rf"^[a-z0-9_]{{1,{LONGEST_SLOT}}}$",
+        description="Replication slot; named after the product unless given",
+    )
+    publication: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A publication that is there already; meshql makes its own unless given",
+    )
+    table: SourceTable | None = Field(
+        default=None, description="Which table's changes, where `from` is the log of a database"
+    )
+    history: Flag = Field(
+        default=False, description="Keep every version of a row, with valid_from and valid_to"
+    )
+    types: dict[str, str] = Field(
+        default_factory=dict, description="DuckDB types by column, where others than those found are wanted"
+    )
+    partitions: Names = Field(default=(), description="Columns that the table is partitioned by")
+    operation: str | None = Field(
+        default=None,
+        description="Expression for what a change did: c r u d t, or insert, update, delete, truncate",
+    )
+    key: Names = Field(default=(), description="Columns that tell rows apart")
+    order: Names = Field(default=(), description="Columns of `from` by which changes follow one another")
+    at: str | None = Field(default=None, description="Expression for the time of a change, for `history`")
+    select: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns by name, each an expression over `from`; all of its own unless given",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> CdcBuild:
+        for_log, for_table = ("slot", "publication"), ("table", "history", "types", "partitions")
+        for_changes = ("operation", "key", "order", "at", "select")
+        if self.tables and (wrong := [k for k in (*for_table, *for_changes) if getattr(self, k)]):
+            raise PydanticCustomError(
+                "rule", f"`{wrong[0]}` is for the product of a table, and `tables` make this one the log"
+            )
+        if not self.tables and (wrong := [k for k in for_log if getattr(self, k)]):
+            raise PydanticCustomError("rule", f"`{wrong[0]}` is for the log, which names its `tables`")
+        if self.table and (wrong := [k for k in for_changes if getattr(self, k)]):
+            raise PydanticCustomError("rule", f"the log of a database knows its own `{wrong[0]}`: remove it")
+        if not self.tables and not self.table:
+            if missing := [k for k in ("operation", "key", "order") if not getattr(self, k)]:
+                raise PydanticCustomError(
+                    "rule", f"add `{missing[0]}`; or `table` for a log, `tables` for a connection"
+                )
+            if self.history and not self.at:
+                raise PydanticCustomError("rule", "`history` takes `at`: the time of a change")
+        return self
+
+
+Build = Annotated[BronzeBuild | SilverBuild | GoldBuild | CdcBuild, Field(discriminator="kind")]
+
+
+def in_batches(build: Build | None) -> bool:
+    """Whether what is built is Parquet in batches, with a log of them: bronze, and logs of changes."""
+    return isinstance(build, BronzeBuild) or (isinstance(build, CdcBuild) and bool(build.tables))

@@ -33,7 +33,8 @@ def check_build(product: ProductEntry, connections: ByName[str, ConnectionEntry]
         # The kind is the mistake, not the format that it would tell.
         product.data.setdefault("format", "parquet")
         return
-    _check_format(product, kind)
+    logged = kind == "cdc" and "tables" in build
+    _check_format(product, kind, LAYER_FORMATS["bronze" if logged else kind])
     _check_place(product, connections)
     if kind == "bronze":
         _check_sources(product, build, node, connections, whole=whole)
@@ -41,11 +42,11 @@ def check_build(product: ProductEntry, connections: ByName[str, ConnectionEntry]
         _check_columns(product, build, node)
 
 
-def _check_format(product: ProductEntry, kind: str) -> None:
-    wanted = LAYER_FORMATS[kind]
+def _check_format(product: ProductEntry, kind: str, wanted: str) -> None:
     said = product.data.setdefault("format", wanted)
     if said != wanted and isinstance(said, str):
-        product.refuse("format", f"{kind} is written as {wanted}, not as {said}", "remove the key")
+        what = "a log of changes" if kind == "cdc" and wanted == LAYER_FORMATS["bronze"] else kind
+        product.refuse("format", f"{what} is written as {wanted}, not as {said}", "remove the key")
 
 
 def _check_place(product: ProductEntry, connections: ByName[str, ConnectionEntry]) -> None:

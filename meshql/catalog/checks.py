@@ -8,6 +8,7 @@ from typing import get_args
 from meshql.catalog import locations
 from meshql.catalog.base import Place
 from meshql.catalog.build_checks import check_build
+from meshql.catalog.cdc_checks import check_cdc
 from meshql.catalog.connection_checks import check_connection, variable
 from meshql.catalog.connections import SCHEMES
 from meshql.catalog.documents import ConnectionEntry, Document, ProductEntry
@@ -28,12 +29,13 @@ def check_documents(documents: list[Document]) -> None:
     whole = all(document.source.complete for document in documents)
     known = _Connections(documents, whole=whole)
     names: dict[str, Place] = {}
-    for document in documents:
-        for product in document.products():
-            _check_name(product, names)
-            check_build(product, known.entries, whole=whole)
-            _check_location(product, known)
-            _check_options(product)
+    products = [product for document in documents for product in document.products()]
+    for product in products:
+        _check_name(product, names)
+        check_build(product, known.entries, whole=whole)
+        _check_location(product, known)
+        _check_options(product)
+    check_cdc(products, known.entries, whole=whole)
 
 
 class _Connections:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshql.commands.listing import print_rows
 from meshql.commands.opening import open_mesh
 from meshql.config import Config
-from meshql.errors import ContractError, InterruptedQueryError, UsageError
+from meshql.errors import ContractError, InterruptedQueryError, MeshError, UsageError
 from meshql.query.supervise import supervise
 from meshql.terminal import note, say, size, styled
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from meshql.build.turn import Run, Turn
     from meshql.mesh import Mesh
 
-__all__ = ["build_products", "request_of"]
+    Listener = Callable[[Run, Turn], None]
+
+__all__ = ["build_products", "conclude", "lineage_listeners", "report_failures", "request_of", "watched"]
 
 SIGNS = {
     "waiting": ("·", "dim"),
@@ -41,7 +43,7 @@ def request_of(full: bool, since: str | None, until: str | None) -> Request:
     """Return what a build was asked for; raises UsageError for dates that are none."""
     from meshql.build.step import Request
 
-    given = Request(full, _instant("--from", since), _instant("--to", until))
+    given = Request(full, since=_instant("--from", since), until=_instant("--to", until))
     if full and given.backfill:
         raise UsageError("--full builds everything, and --from and --to a part", hint="give one of them")
     if given.since and given.until and given.since >= given.until:
@@ -82,12 +84,11 @@ def build_products(
             words = supervise(lambda: plan(mesh, selectors, request=request), mesh.interrupt)
             print_rows([{"product": n, "to do": w or "nothing"} for n, w in words.items()], format_)
             return 0
-        run = _watched(mesh, selectors, request, jobs=jobs, wait=wait, openlineage=openlineage)
-    _summary(run, format_)
-    return _exit_code(run)
+        run = watched(mesh, selectors, request, jobs=jobs, wait=wait, openlineage=openlineage)
+    return conclude(run, format_)
 
 
-def _watched(
+def watched(
     mesh: Mesh,
     selectors: Sequence[str],
     request: Request,
@@ -96,13 +97,11 @@ def _watched(
     wait: float,
     openlineage: str | None,
 ) -> Run:
-    from meshql.build.openlineage import Emitter, sender
+    """Build products while their progress is shown on stderr."""
     from meshql.build.run import build
 
     display = _Display()
-    listeners: list[Callable[[Run, Turn], None]] = [lambda _, turn: display.told(turn)]
-    if target := openlineage or os.environ.get("OPENLINEAGE_URL"):
-        listeners.append(Emitter(mesh, sender(target)).told)
+    listeners: list[Listener] = [lambda _, turn: display.told(turn), *lineage_listeners(mesh, openlineage)]
 
     def told(run: Run, turn: Turn) -> None:
         for listener in listeners:
@@ -122,6 +121,14 @@ def _watched(
             lambda: _cancel(display, mesh),
             tick=display.tick,
         )
+
+
+def lineage_listeners(mesh: Mesh, openlineage: str | None) -> list[Listener]:
+    """Return what is to be told of each turn: OpenLineage's receiver, if there is one."""
+    from meshql.build.openlineage import Emitter, sender
+
+    target = openlineage or os.environ.get("OPENLINEAGE_URL")
+    return [Emitter(mesh, sender(target)).told] if target else []
 
 
 def _cancel(display: _Display, mesh: Mesh) -> None:
@@ -218,8 +225,15 @@ def _doing(turn: Turn) -> str:
     if turn.blocked_by:
         return f"{turn.blocked_by} failed"
     if turn.status == "running":
-        return turn.progress.doing
+        stream = turn.progress.stream
+        return f"{turn.progress.doing} · {size(stream.lag_bytes)} behind" if stream else turn.progress.doing
     return "" if turn.status == "built" else str(turn.status)
+
+
+def conclude(run: Run, format_: str) -> int:
+    """Print what became of each product, report what failed, and return the exit code."""
+    _summary(run, format_)
+    return _exit_code(run)
 
 
 def _summary(run: Run, format_: str) -> None:
@@ -262,17 +276,26 @@ def _row(turn: Turn) -> dict[str, Any]:
 
 def _exit_code(run: Run) -> int:
     """Report what failed on stderr, and return the code of the first of it."""
+    cancelled = run.cancelled.is_set()
+    found = report_failures(run.errors, [] if cancelled else run.failed_checks)
+    if not cancelled:
+        return found
     from meshql.terminal import report
 
-    for error in run.errors:
+    report(InterruptedQueryError("the build was cancelled", hint="run it again: it goes on from there"))
+    return InterruptedQueryError.exit_code
+
+
+def report_failures(errors: Sequence[MeshError], failed_checks: Sequence[str]) -> int:
+    """Report errors, or without any the checks that failed, and return the exit code that they mean."""
+    from meshql.terminal import report
+
+    for error in errors:
         report(error)
-    if run.cancelled.is_set():
-        report(InterruptedQueryError("the build was cancelled", hint="run it again: it goes on from there"))
-        return InterruptedQueryError.exit_code
-    if run.errors:
-        return run.errors[0].exit_code
-    if run.failed_checks:
-        checks = "\n  ".join(run.failed_checks)
+    if errors:
+        return errors[0].exit_code
+    if failed_checks:
+        checks = "\n  ".join(failed_checks)
         report(ContractError(f"what was built breaks its contract:\n  {checks}"))
         return ContractError.exit_code
     return 0

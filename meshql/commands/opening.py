@@ -20,9 +20,13 @@ def catalog_of(config: Config) -> Path:
     return find_catalog(config.catalog, said_by=origin)
 
 
-def open_mesh(config: Config, *, receipts: bool = False) -> Mesh:
-    """Open the catalog for queries; raises CatalogError, with all mistakes of the catalog at once."""
+def open_mesh(config: Config, *, receipts: bool = False, lossless: bool = False) -> Mesh:
+    """Open the catalog for queries; raises CatalogError, with all mistakes of the catalog at once.
+
+    With `lossless`, results are to be written out: what writes tables takes plain types.
+    """
     from meshql.mesh import connect
     from meshql.query.engine import LOSSLESS
 
-    return connect(catalog_of(config), settings=LOSSLESS | config.engine(), receipts=receipts)
+    settings = (LOSSLESS if lossless else {}) | config.engine()
+    return connect(catalog_of(config), settings=settings, receipts=receipts)

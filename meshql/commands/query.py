@@ -45,7 +45,7 @@ def run(
     if output and not format_:
         format_of(output)
     settings = Settings(mode=format_ or config.format, null=config.null, timing=False, pager="off")
-    with open_mesh(config, receipts=habits.stats) as mesh:
+    with open_mesh(config, receipts=habits.stats, lossless=True) as mesh:
         front = ScriptFront(
             settings,
             mesh,

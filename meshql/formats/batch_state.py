@@ -62,21 +62,26 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken: files by their address, and by the source's name its cursor and its columns' types."""
+    """What was taken: files by their address, and by the source's name its cursor and its columns' types.
+
+    `kept` is what a source keeps for itself, JSON by name, in its own words.
+    """
 
     files: Mapping[str, TakenFile] = field(default_factory=dict)
     cursors: Mapping[str, Cursor] = field(default_factory=dict)
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     def __or__(self, later: Taken) -> Taken:
         return Taken(
             {**self.files, **later.files},
             {**self.cursors, **later.cursors},
             {**self.columns, **later.columns},
+            {**self.kept, **later.kept},
         )
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.cursors or self.columns)
+        return bool(self.files or self.cursors or self.columns or self.kept)
 
     def json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -84,6 +89,7 @@ class Taken:
             "files": {k: [f.etag, f.size, f.modified, f.bad] for k, f in self.files.items()},
             "cursors": {k: [c.value, c.type, c.batch] for k, c in self.cursors.items()},
             "columns": {k: dict(columns) for k, columns in self.columns.items()},
+            **({"kept": dict(self.kept)} if self.kept else {}),
         }
 
     @classmethod
@@ -93,6 +99,7 @@ class Taken:
             {k: TakenFile(*values) for k, values in said.get("files", {}).items()},
             {k: Cursor(*values) for k, values in said.get("cursors", {}).items()},
             said.get("columns", {}),
+            said.get("kept", {}),
         )
 
 

@@ -210,8 +210,9 @@ def commit(store: Store, location: Location, batch: Batch) -> bool:
 
 def checkpoint(store: Store, location: Location, state: State) -> None:
     """Write down all that the log says, so that readers need not read it entry by entry."""
-    last = replace(state.batches[-1], taken=Taken())
-    bare = (replace(b, taken=Taken(), columns={}, schema={}) for b in state.batches[:-1])
+    # What a source keeps for itself is asked for as of any batch.
+    last = replace(state.batches[-1], taken=Taken(kept=state.batches[-1].taken.kept))
+    bare = (replace(b, taken=Taken(kept=b.taken.kept), columns={}, schema={}) for b in state.batches[:-1])
     said = {"meshql": 1, "batches": [b.json() for b in (*bare, last)], "taken": state.taken.json()}
     content = json.dumps(said, separators=(",", ":")).encode()
     store.put(_key(location, state.number, ".checkpoint"), content)

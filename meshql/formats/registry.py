@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-from meshql.catalog.build import BronzeBuild
+from meshql.catalog.build import in_batches
 from meshql.catalog.model import Product
 from meshql.formats import batches, delta, files, iceberg, postgres
 from meshql.formats.postgres import Database
@@ -45,4 +45,4 @@ READERS: dict[str, Reader[Any]] = {
 
 def reader(product: Product) -> Reader[Any]:
     """Return the verbs of the format that `product` is in."""
-    return batches if isinstance(product.build, BronzeBuild) else READERS[product.format]
+    return batches if in_batches(product.build) else READERS[product.format]

@@ -43,18 +43,20 @@ def supervise(
     *,
     timeout: float | None = None,
     tick: Callable[[], None] | None = None,
+    stop: Callable[[], None] | None = None,
 ) -> T:
     """Run `function` in a thread of its own and return its value; `tick` is called ten times a second.
 
     On Ctrl-C, or after `timeout` seconds, `interrupt` is called, and InterruptedQueryError or DeadlineError
     raised. A function that hangs on a store all the same is left behind a second later: `abandoned` is then
-    true of the error. The mesh it used has to be given up, and the process left with os._exit.
+    true of the error. The mesh it used has to be given up, and the process left with os._exit. With `stop`,
+    the first Ctrl-C calls that, and the function is waited for until it has come to its end.
     """
     work = _Work(function)
     error: MeshError
     try:
         work.start()
-        if _waited(work.done, timeout, tick):
+        if _ended(work.done, timeout, tick, stop):
             if work.error is not None:
                 raise work.error
             return work.value
@@ -65,6 +67,21 @@ def supervise(
     if not work.done.wait(GRACE_SECONDS):
         error.__cause__ = TimeoutError("the store hangs")
     raise error
+
+
+def _ended(
+    done: threading.Event,
+    timeout: float | None,
+    tick: Callable[[], None] | None,
+    stop: Callable[[], None] | None,
+) -> bool:
+    try:
+        return _waited(done, timeout, tick)
+    except KeyboardInterrupt:
+        if stop is None:
+            raise
+        stop()
+        return _waited(done, timeout, tick)
 
 
 def _waited(done: threading.Event, timeout: float | None, tick: Callable[[], None] | None) -> bool:

