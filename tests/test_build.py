@@ -315,7 +315,7 @@ def test_a_build_killed_at_many_points_loses_and_doubles_nothing(tmp_path):
     tests = Path(__file__).parent
     path = f"{tests.parent}{os.pathsep}{tests}"
     done = subprocess.run(
-        [sys.executable, "-m", "faults.kills", tmp_path / "lakes", "40"],
+        [sys.executable, "-m", "faults.kills", tmp_path / "lakes", "18"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
@@ -326,7 +326,7 @@ def test_a_build_killed_at_many_points_loses_and_doubles_nothing(tmp_path):
     print({k: v for k, v in found.items() if k != "cases"})
     bad = [c for c in found["cases"] if c["torn"] or c["lost"] or c["duplicated"] or c["miscounted"]]
     assert bad == []
-    assert (found["killed"], found["torn"], found["lost"], found["duplicated"]) == (40, 0, 0, 0)
+    assert (found["killed"], found["torn"], found["lost"], found["duplicated"]) == (18, 0, 0, 0)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from meshql.build.follow import follow
 from meshql.build.run import build
 from meshql.errors import BusyError, LocationError, StorageError
 
-KILLS = 12
+KILLS = 8
 """How many builds a test kills; the program in faults/ takes any number."""
 
 FILLED = "INSERT INTO orders SELECT i, 'n' || i, i FROM generate_series(1, 500) i"

@@ -508,7 +508,7 @@ def test_of_two_builds_at_once_one_fails_and_nothing_doubles(lake, monkeypatch):
 def test_killed_builds_leave_nothing_that_the_next_does_not_put_right(tmp_path):
     tests = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "faults.table_kills", tmp_path / "lakes", "12"],
+        [sys.executable, "-m", "faults.table_kills", tmp_path / "lakes", "6"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"},
@@ -517,7 +517,7 @@ def test_killed_builds_leave_nothing_that_the_next_does_not_put_right(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for figures in json.loads(done.stdout):
         assert figures["deciding"] >= 3
-        assert (figures["killed"], figures["torn"], figures["wrong"]) == (12, 0, 0)
+        assert (figures["killed"], figures["torn"], figures["wrong"]) == (6, 0, 0)
 
 
 # --- changes out of other products ----------------------------------------------------------------

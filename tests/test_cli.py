@@ -192,7 +192,7 @@ def test_ctrl_c_holds_while_a_store_hangs(hanging):
     process = subprocess.Popen(
         [*MESHQL, "query", "-c", "FROM a.b", "-C", str(hanging)], stderr=subprocess.PIPE, text=True
     )
-    time.sleep(3)
+    time.sleep(6)
     process.send_signal(signal.SIGINT)
     started = time.monotonic()
     try:

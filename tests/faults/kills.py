@@ -176,7 +176,8 @@ def chosen(points: list[str], most: int) -> list[tuple[int, str]]:
     others = [i for i in range(len(points)) if i not in deciding]
     left = max(most - len(cases), 0)
     spread = [(others[n * len(others) // left], MOMENTS[n % 3]) for n in range(left)]
-    return sorted([*cases[:most], *spread])
+    step = max(len(cases) / most, 1)
+    return sorted([*(cases[int(n * step)] for n in range(min(most, len(cases)))), *spread])
 
 
 def kill_all(folder: Path, most: int) -> dict[str, object]:
