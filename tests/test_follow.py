@@ -119,7 +119,7 @@ def test_what_lands_flows_through_all_layers_and_is_one_row_of_the_log(mesh, hom
         # Nothing is there yet, which is no failure: children wait for their parents.
         wait(lambda: found["web.raw"].state == "idle")
         wait(lambda: (found["web.events"].state, found["web.daily"].state) == ("waiting", "waiting"))
-        assert found["web.events"].waits_for == "web.raw"
+        wait(lambda: found["web.events"].waits_for == "web.raw")
         for wave in (0, 1):
             land(home, wave)
             wait(lambda commits=wave + 1: found["web.daily"].total.number == commits)

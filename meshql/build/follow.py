@@ -198,7 +198,8 @@ class Following:
         for parent in map(self.products.__getitem__, one.parents):
             parent.there = parent.there or self._mesh.snapshot(parent.product) is not None
             if parent.broken or not parent.there or parent.unjudged:
-                one.state, one.waits_for = ("held" if parent.broken else "waiting"), parent.name
+                # In this order: who sees the state sees the name.
+                one.waits_for, one.state = parent.name, ("held" if parent.broken else "waiting")
                 return False
         one.waits_for = ""
         return True
