@@ -25,7 +25,7 @@ from meshql.build.cdc.tables import BESIDE, Found, carried
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Capture", "Followed", "Sink", "Tallied"]
+__all__ = ["Capture", "FollowedTable", "Sink", "Tallied"]
 
 ROWS_IN_PART, BYTES_IN_PART = 100_000, 64 << 20
 """What is held in memory at most; a transaction may have more."""
@@ -42,7 +42,7 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Followed:
+class FollowedTable:
     """A table that is followed: changes count that commit at `since` or later.
 
     `stale` says why it has to be read anew: changes of it are passed over until then.
@@ -58,7 +58,7 @@ class Followed:
         return said | {"stale": self.stale} if self.stale else said
 
     @classmethod
-    def parse(cls, table: str, said: dict[str, Any]) -> Followed:
+    def parse(cls, table: str, said: dict[str, Any]) -> FollowedTable:
         """Return what the log keeps of a table."""
         return cls(Shape.parse(table, said), said["since"], said.get("stale"))
 
@@ -82,7 +82,7 @@ class Capture:
     that waits for it.
     """
 
-    followed: dict[str, Followed]
+    followed: dict[str, FollowedTable]
     sink: Sink
     look: Callable[[str], Found | None]
     position: int
@@ -172,7 +172,7 @@ class Capture:
             if followed.shape.oid == relation.oid and not followed.stale:
                 self._stale(followed, f"it was renamed to {relation.table}")
 
-    def _other(self, followed: Followed, relation: Relation) -> None:
+    def _other(self, followed: FollowedTable, relation: Relation) -> None:
         """Go over to another shape; where that cannot be, the table has to be read anew."""
         found = self.look(followed.shape.table)
         if found is None or not _alike(found.shape, relation):
@@ -180,7 +180,7 @@ class Capture:
         else:
             self.adopt(followed, found)
 
-    def adopt(self, followed: Followed, found: Found) -> None:
+    def adopt(self, followed: FollowedTable, found: Found) -> None:
         """Go over to the shape that a table has now, or note that it has to be read anew."""
         shape = carried(followed.shape, found)
         table = followed.shape.table
@@ -197,14 +197,14 @@ class Capture:
         self._keep(followed)
         self._encoders.pop(shape.oid, None)
 
-    def _stale(self, followed: Followed, why: str) -> None:
+    def _stale(self, followed: FollowedTable, why: str) -> None:
         followed.stale = why
         self._keep(followed)
         if self._transaction is not None:
             self._partial[followed.shape.table] = self._transaction.lsn
         self._encoders.pop(followed.shape.oid, None)
 
-    def _keep(self, followed: Followed) -> None:
+    def _keep(self, followed: FollowedTable) -> None:
         """Have the next commit note how a table is followed."""
         self._kept[followed.shape.table] = followed.json()
         self._first = self._first or time.monotonic()
@@ -334,7 +334,7 @@ class Capture:
         return rows
 
 
-def _fits(followed: Followed, relation: Relation) -> bool:
+def _fits(followed: FollowedTable, relation: Relation) -> bool:
     return relation.oid == followed.shape.oid and _alike(followed.shape, relation)
 
 

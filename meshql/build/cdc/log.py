@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshql.build import bronze
 from meshql.build.bronze_log import BatchWriter
 from meshql.build.cdc import pgoutput, slots
-from meshql.build.cdc.capture import Capture, Followed, Tallied
+from meshql.build.cdc.capture import Capture, FollowedTable, Tallied
 from meshql.build.cdc.pgoutput import lsn_text, lsn_value
 from meshql.build.cdc.rows import LOG_COLUMNS, Rows
 from meshql.build.cdc.snapshot import Snapshot, snapshot
@@ -165,7 +165,7 @@ class _Log:
                 self.notes.append("the log was begun anew: it was of another database")
             for name in names:
                 self._copy(found, name)
-            followed = {n: Followed(found.found[n].shape, found.point) for n in names}
+            followed = {n: FollowedTable(found.found[n].shape, found.point) for n in names}
             kept: dict[str, Any] = {n: f.json() for n, f in followed.items()}
             kept[SOURCE] = {"system": self.system, "slot": source.slot}
             self.commit(found.point if make else self._begins(found.point), kept)
@@ -348,6 +348,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _followed(state: State, names: Iterable[str]) -> dict[str, Followed]:
+def _followed(state: State, names: Iterable[str]) -> dict[str, FollowedTable]:
     kept = state.taken.kept
-    return {name: Followed.parse(name, kept[name]) for name in names if name in kept}
+    return {name: FollowedTable.parse(name, kept[name]) for name in names if name in kept}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from meshql.build.cdc import slots, tables
-from meshql.build.cdc.capture import Capture, Followed
+from meshql.build.cdc.capture import Capture, FollowedTable
 from meshql.build.cdc.server import ask, called, cancellable, server_of
 from meshql.build.cdc.slots import Slot
 from meshql.build.cdc.tables import Found
@@ -134,7 +134,7 @@ class Source:
 class Look:
     """Tables as the server had them before its log reached `target`: compared once all before it is taken."""
 
-    def __init__(self, source: Source, followed: Mapping[str, Followed]) -> None:
+    def __init__(self, source: Source, followed: Mapping[str, FollowedTable]) -> None:
         self._source = source
         self._followed = followed
         self.again()

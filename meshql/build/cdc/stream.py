@@ -34,15 +34,14 @@ QUIET_SECONDS = 40.0
 CLOSE_SECONDS = 3.0
 
 _DATA, _KEEPALIVE = ord("w"), ord("k")
-_header = struct.Struct(">qqq").unpack_from
 _keepalive = struct.Struct(">qqB").unpack_from
 
 
 class Stream:
     """Changes from a slot, as the server sends them; a context manager.
 
-    `sent` is up to where the server has sent everything, `written` the end of its log when it last spoke, and
-    `clock` how many microseconds the server's clock is ahead of ours.
+    `sent` is up to where the server has sent everything, and `clock` how many microseconds its clock is ahead
+    of ours, both as of its last answer to a status.
     """
 
     def __init__(self, server: Server, product: str, slot: str, publication: str, start: int) -> None:
@@ -52,7 +51,6 @@ class Stream:
         self._told = time.monotonic()
         self._asked: float | None = None
         self.sent = 0
-        self.written = start
         self.clock = 0
         try:
             self._begin(slot, publication, start)
@@ -73,6 +71,7 @@ class Stream:
             result = self._result(QUIET_SECONDS)
             if result is None or result.status != pq.ExecStatus.COPY_BOTH:
                 self._raise(result)
+        self.ask_position()
 
     @property
     def _link(self) -> psycopg.pq.abc.PGconn:
@@ -124,20 +123,14 @@ class Stream:
     def _taken(self, data: bytes) -> bytes | None:
         """Note what the server says beside the data, and return the message, if there is one."""
         if data[0] == _DATA:
-            start, written, at = _header(data, 1)
-            self._note(max(written, start), at)
             return data[25:]
         if data[0] == _KEEPALIVE:
-            written, at, wants_answer = _keepalive(data, 1)
-            self.sent = max(self.sent, written)
-            self._note(written, at)
+            sent, at, wants_answer = _keepalive(data, 1)
+            self.sent = max(self.sent, sent)
+            self.clock = at + EPOCH_MICROSECONDS - time.time_ns() // 1000
             if wants_answer:
                 self._tell()
         return None
-
-    def _note(self, written: int, at: int) -> None:
-        self.written = max(self.written, written)
-        self.clock = at + EPOCH_MICROSECONDS - time.time_ns() // 1000
 
     def _waited(self) -> bool:
         """Wait for data, and take in all that is there; False when there was none."""

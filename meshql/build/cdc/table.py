@@ -6,8 +6,8 @@ batches, all changes are taken whenever it has a new version.
 
 What a commit counts: `rows_in` are the changes that were looked at, `rows_out` rows that the table did not
 have, or versions that begin; `rows_updated` are rows replaced, or versions ended. `rows_duplicate` is the
-rest, so that they sum up: changes that another one of the same row overtook or that replace a row, deletes,
-truncates, and the beginnings of snapshots.
+rest, so that they sum up: changes that another one of the same row overtook or that replace a row, deletes
+and truncates. That a snapshot begins counts as nothing.
 """
 
 from __future__ import annotations
